@@ -1,0 +1,1 @@
+"""kt_forecast: knowledge tracing, forecasting, and an auditor for information from the future."""

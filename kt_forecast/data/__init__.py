@@ -1,0 +1,1 @@
+"""Tables in, checked tables out; polars only, no tensors."""

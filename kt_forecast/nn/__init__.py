@@ -1,0 +1,1 @@
+"""Bricks with two users or more."""

@@ -1,0 +1,1 @@
+"""One file, one pre-training objective; the folder is the registry."""

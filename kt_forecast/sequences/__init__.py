@@ -1,0 +1,1 @@
+"""Checked tables to tensors: one student's interactions, batches without padding waste."""

@@ -1,0 +1,1 @@
+"""The only place that knows which information is legal when."""
