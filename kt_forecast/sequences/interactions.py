@@ -1,5 +1,6 @@
 """Students' interactions as flat tensors with offsets: nothing is padded, nothing is copied."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -81,6 +82,7 @@ class Batch:
         real: True where there is a step, False at padding.
         scored: True where the prediction counts for loss and metrics.
         place: place of the step in the sequences; -1 at padding.
+        bundles: False promises that no two steps of a row share an event.
     """
 
     question: Int[Tensor, "batch time"]
@@ -92,6 +94,7 @@ class Batch:
     real: Bool[Tensor, "batch time"]
     scored: Bool[Tensor, "batch time"]
     place: Int[Tensor, "batch time"]
+    bundles: bool = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -100,10 +103,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch on ``device``; from pinned memory the copy does not block."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
-        return replace(self, **moved)
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def steps(self, start: int, stop: int) -> Self:
         """Return the steps from ``start`` up to and without ``stop``."""
-        cut = {f.name: getattr(self, f.name)[:, start:stop] for f in fields(self)}
-        return replace(self, **cut)
+        return self.map(lambda tensor: tensor[:, start:stop])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the batch with every tensor changed."""
+        tensors = {
+            f.name: change(value)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **tensors)  # type: ignore[arg-type]
