@@ -1,0 +1,44 @@
+# Needs Python 3.11 or newer and make; every target makes its own environment first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+.PHONY: help setup demo test test-all lint fmt bench
+
+help: ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make the environment
+
+# The range of torch in pyproject.toml lets pip take a CPU wheel where one is on disk (for example
+# by PIP_FIND_LINKS); uv reads another variable for the same thing.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+demo: $(STAMP) ## train a one-layer GPT on the embedded sample: scores, audit, HTML report
+	$(BIN)/kt-forecast demo
+
+test: lint ## lint, types, import directions and the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+
+test-all: lint ## as test, with the tests that take minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m 'not benchmark'
+
+lint: $(STAMP) ## check style, import directions and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+fmt: $(STAMP) ## put the style right
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure speed and memory; takes minutes
+	$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks
