@@ -3,12 +3,24 @@
 A reader module holds ``NAME`` (how a user asks for the format), ``DESCRIPTION`` (one line),
 ``matches(path)`` (does this file look like the format?) and ``read(path)``, which translates
 columns and units and nothing else. What is wrong with the values is found at the door,
-`kt_forecast.data.check`.
+`kt_forecast.data.check`. A module whose ``FALLBACK`` is true is asked only when no other matches;
+a module whose name starts with an underscore is no format.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Protocol, cast
 
 import polars as pl
+
+from kt_forecast.data.readers._files import first_misfit, readable
+from kt_forecast.errors import InputError
+
+ONE_CONCEPT = "\x1f"
+"""Separator of formats that have one concept a row: it occurs in no name, so nothing is split."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +30,12 @@ class RawTable:
     Attributes:
         frame: a subset of the columns of `kt_forecast.schema`; values may still be text.
             ``concepts`` is text joined by ``separator`` or a list. ``line`` may hold the line of
-            the file, for messages.
+            the file, for messages. ``order`` may repeat: its rows are one interaction written once
+            a concept.
         path: where it came from, for messages.
         separator: joins several concepts in one text value.
         bundled: equal times form bundles; False where the times are too coarse to say so.
-        notes: what the reader left out, one sentence each.
+        notes: what the reader left out or assumed, one sentence each.
     """
 
     frame: pl.LazyFrame
@@ -30,3 +43,104 @@ class RawTable:
     separator: str = "_"
     bundled: bool = True
     notes: tuple[str, ...] = ()
+
+    def collect(self) -> pl.DataFrame:
+        """Return the rows.
+
+        Raises:
+            InputError: the file is malformed beyond its header.
+        """
+        try:
+            return self.frame.collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            path = Path(self.path)
+            place = first_misfit(path) if path.is_file() else self.path
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"{place}: not readable as a table ({reason}); "
+                "rows of the same columns as the header are needed."
+            ) from error
+
+
+class Reader(Protocol):
+    """What a reader module offers."""
+
+    NAME: str
+    DESCRIPTION: str
+
+    def matches(self, path: Path) -> bool:
+        """Tell by content whether the path holds this format."""
+
+    def read(self, path: Path) -> RawTable:
+        """Translate the path."""
+
+
+@cache
+def readers() -> dict[str, Reader]:
+    """Return the reader modules of this folder by name."""
+    names = sorted(module.name for module in iter_modules(__path__) if module.name[0] != "_")
+    modules = [cast("Reader", import_module(f"{__name__}.{name}")) for name in names]
+    return {module.NAME: module for module in modules}
+
+
+def formats() -> dict[str, str]:
+    """Return every format that can be read, with its one-line description."""
+    return {name: module.DESCRIPTION for name, module in readers().items()}
+
+
+def detect(path: str | Path) -> str:
+    """Return the name of the format of a file or folder, judged by its content.
+
+    Raises:
+        InputError: the path is missing, empty or damaged, or no format or several fit.
+    """
+    path = Path(path)
+    readable(path)
+    fits = {name for name, module in readers().items() if module.matches(path)}
+    last = {name for name in fits if getattr(readers()[name], "FALLBACK", False)}
+    found = sorted(fits - last or last)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(
+            f"{path} fits several formats ({', '.join(found)}); name one of them as the format."
+        )
+    raise InputError(
+        f"{path}, line 1: no known format begins like this; accepted are {', '.join(formats())} "
+        "(long_table takes any table whose columns are named)."
+    )
+
+
+def read(
+    path: str | Path,
+    format: str = "auto",  # noqa: A002  # the word that users say
+    columns: dict[str, str] | None = None,
+) -> RawTable:
+    """Read a file or folder under canonical column names.
+
+    Args:
+        path: file or folder, plain or gzip.
+        format: a name of `formats`, or ``auto`` to judge by content.
+        columns: canonical column to column of the file, for a ``long_table`` whose names differ.
+
+    Raises:
+        InputError: the format is unknown, does not fit, or the file cannot be used.
+    """
+    path = Path(path)
+    if columns is not None:
+        from kt_forecast.data.readers import long_table
+
+        if format not in {"auto", long_table.NAME}:
+            raise InputError(
+                f"{path}: columns are named by the format {format} itself; "
+                f"a mapping is accepted for {long_table.NAME} only."
+            )
+        readable(path)
+        return long_table.read(path, columns)
+    name = detect(path) if format == "auto" else format
+    if name not in readers():
+        raise InputError(
+            f"{path}: there is no format {format!r}; accepted are auto, {', '.join(formats())}."
+        )
+    readable(path)
+    return readers()[name].read(path)

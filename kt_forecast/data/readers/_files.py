@@ -1,0 +1,263 @@
+"""Open text files as they come: plain or gzip, UTF-8 or latin-1, whole or cut off."""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from codecs import getincrementaldecoder
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, cast
+
+import polars as pl
+
+from kt_forecast.errors import InputError
+from kt_forecast.schema import LINE
+
+CHUNK_BYTES = 1 << 20
+LONGEST_LINE = 1 << 24
+MISSING = ("", ".", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
+MOMENTS = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%m/%d/%y %H:%M:%S%.f",
+    "%m/%d/%Y %H:%M:%S%.f",
+    "%Y/%m/%d %H:%M:%S%.f",
+    "%Y-%m-%d %H:%M",
+    "%m/%d/%y %H:%M",
+    "%m/%d/%Y %H:%M",
+    "%Y/%m/%d %H:%M",
+)
+"""Forms of a moment, tried in turn: years of two digits first, as four would also take two."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A delimited file, all columns text, with the line of the file in ``line``.
+
+    Attributes:
+        frame: the columns under the names of the header; a repeated name gets ``.1``, ``.2``.
+        columns: these names, in the order of the file.
+        notes: what had to be assumed to read it.
+    """
+
+    frame: pl.LazyFrame
+    columns: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading, through gzip where its first bytes say so."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+def peek(path: Path, n_lines: int) -> list[str]:
+    """Return the first lines without their ends, or none where there is no readable text."""
+    try:
+        with open_bytes(path) as file:
+            raw = [file.readline(LONGEST_LINE) for _ in range(n_lines)]
+    except (OSError, EOFError, zlib.error):
+        return []
+    try:
+        text = b"".join(raw).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = b"".join(raw).decode("latin-1")
+    return text.splitlines()
+
+
+def header(path: Path, separator: str, *, quoted: bool = True) -> tuple[str, ...]:
+    """Return the column names of the first line, repeats numbered; none where unreadable."""
+    lines = peek(path, 1) if path.is_file() else []
+    if not lines:
+        return ()
+    split = lines[0].split(separator)
+    names = next(csv.reader(lines, delimiter=separator), []) if quoted else split
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in (name.strip() for name in names):
+        unique.append(f"{name}.{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return tuple(unique)
+
+
+def has_columns(path: Path, separator: str, wanted: Iterable[str]) -> bool:
+    """Tell whether the header of a file holds all wanted columns."""
+    return set(wanted) <= set(header(path, separator))
+
+
+def readable(path: Path) -> None:
+    """Check that a path is there and that a file holds text.
+
+    Raises:
+        InputError: the path does not exist, or the file is empty or a damaged gzip.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist; a file or folder of a known format is needed.")
+    if path.is_dir():
+        return
+    try:
+        with open_bytes(path) as file:
+            start = file.read(CHUNK_BYTES)
+    except (OSError, EOFError, zlib.error):
+        raise InputError(
+            f"{path} cannot be unpacked from line 1 on; a whole gzip file or plain text is needed."
+        ) from None
+    if not start.strip():
+        raise InputError(f"{path} is empty from line 1 on; a header and a row are needed.")
+
+
+def source(path: Path) -> tuple[Path | io.BytesIO, int, tuple[str, ...]]:
+    """Read a file through once and return what polars can scan, its lines, and notes.
+
+    Returns:
+        The path itself where it is UTF-8, else its text in UTF-8; how many lines it holds; notes.
+
+    Raises:
+        InputError: the file is missing, empty, or a gzip that breaks off.
+    """
+    readable(path)
+    decoder = getincrementaldecoder("utf-8")()
+    n_lines, utf8, ended = 0, True, True
+    try:
+        with open_bytes(path) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                n_lines += chunk.count(b"\n")
+                ended = chunk.endswith(b"\n")
+                utf8 = utf8 and _decodes(decoder.decode, chunk)
+    except (OSError, EOFError, zlib.error):
+        raise InputError(
+            f"{path} breaks off after line {n_lines}; a whole gzip file or plain text is needed."
+        ) from None
+    n_lines += not ended
+    if utf8:
+        return path, n_lines, ()
+    with open_bytes(path) as file:
+        text = file.read().decode("latin-1")
+    note = f"{path.name} is not UTF-8 and was read as latin-1."
+    return io.BytesIO(text.encode()), n_lines, (note,)
+
+
+def open_sheet(
+    path: Path, separator: str, wanted: Iterable[str] = (), *, quoted: bool = True
+) -> Sheet:
+    """Scan a delimited file lazily, every value as text.
+
+    Args:
+        path: the file, plain or gzip.
+        separator: the one character between columns.
+        wanted: columns that must be in the header.
+        quoted: whether double quotes may enclose a value; exports that leave quotes inside
+            values unescaped must be read without.
+
+    Raises:
+        InputError: the file is missing, empty, cut off, without rows, or lacks a wanted column.
+    """
+    scanned, n_lines, notes = source(path)
+    columns = header(path, separator, quoted=quoted)
+    lacking = [name for name in wanted if name not in columns]
+    if lacking:
+        raise InputError(
+            f"{path}, line 1: the header lacks column {', '.join(lacking)}; it has "
+            f"{', '.join(islice(columns, 40))}."
+        )
+    if n_lines < 2:
+        raise InputError(
+            f"{path}, line 1: there are no rows under the header; at least one is needed."
+        )
+    frame = pl.scan_csv(
+        scanned,
+        separator=separator,
+        quote_char='"' if quoted else None,
+        infer_schema=False,
+        new_columns=list(columns),
+        row_index_name=LINE,
+        row_index_offset=2,
+    )
+    return Sheet(frame, columns, notes)
+
+
+def first_misfit(path: Path) -> str:
+    """Return where a delimited file first has a row of another width, for a message."""
+    lines = peek(path, 1)
+    if not lines:
+        return str(path)
+    separator = max(",\t;", key=lines[0].count)
+    with open_bytes(path) as file:
+        text = io.TextIOWrapper(file, encoding="latin-1", newline="")
+        rows = csv.reader(text, delimiter=separator)
+        width = len(next(rows, []))
+        for row in rows:
+            if len(row) > width:
+                return f"{path}, line {rows.line_num}: {len(row)} columns under a header of {width}"
+    return str(path)
+
+
+def filled(name: str) -> pl.Expr:
+    """Return a text column without outer blanks, null where the value only says it is missing."""
+    text = pl.col(name).str.strip_chars()
+    return pl.when(~text.is_in(MISSING)).then(text)
+
+
+def unquoted(name: str) -> pl.Expr:
+    """Return `filled` without the double quotes around the value."""
+    text = pl.col(name).str.strip_chars().str.replace(r'^"(.*)"$', "${1}")
+    text = text.str.replace_all('""', '"', literal=True)
+    return pl.when(~text.is_in(MISSING)).then(text)
+
+
+def number(name: str) -> pl.Expr:
+    """Return a text column as Float64, null where it is no number."""
+    return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
+
+
+def whole(name: str) -> pl.Expr:
+    """Return a text column as Int64, null where it is no number; fractions are cut off."""
+    text = pl.col(name).str.strip_chars()
+    return pl.coalesce(
+        text.cast(pl.Int64, strict=False),
+        text.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False),
+    )
+
+
+def moment(name: str) -> pl.Expr:
+    """Return a text column of dates with clock times as Int64 ms since 1970, read as UTC."""
+    text = pl.col(name).str.strip_chars().str.strip_chars('"').str.replace(r"(Z|\+00:?00)$", "")
+    return pl.coalesce(
+        text.str.to_datetime(form, strict=False, time_unit="ms") for form in MOMENTS
+    ).dt.epoch("ms")
+
+
+def minutes_only(frame: pl.LazyFrame, name: str, n_rows: int = 2000) -> bool:
+    """Tell whether a text column of times has no seconds, from its first rows."""
+    sample = frame.select(filled(name)).head(n_rows).collect().to_series().drop_nulls()
+    return bool(len(sample)) and not bool(sample.str.contains(r"\d:\d\d:\d\d").any())
+
+
+def stem(path: Path) -> str:
+    """Return the name of a file without ``.gz`` and without its last ending."""
+    return re.sub(r"\.[^.]+$", "", re.sub(r"\.gz$", "", path.name))
+
+
+def find(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder whose name, without ``.gz``, matches a pattern in full."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and re.fullmatch(pattern, re.sub(r"\.gz$", "", path.name))
+    )
+
+
+def _decodes(decode: object, chunk: bytes) -> bool:
+    try:
+        decode(chunk)  # type: ignore[operator]
+    except UnicodeDecodeError:
+        return False
+    return True

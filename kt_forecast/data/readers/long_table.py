@@ -1,0 +1,149 @@
+"""Any table with one row an interaction: CSV, TSV or Parquet, by canonical or mapped columns."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from kt_forecast.data.readers import RawTable
+from kt_forecast.data.readers._files import filled, header, moment, open_sheet, whole
+from kt_forecast.errors import InputError
+from kt_forecast.schema import (
+    ATTEMPTS,
+    COLUMNS,
+    CONCEPTS,
+    ELAPSED,
+    FOLD,
+    HINTS,
+    LINE,
+    ORDER,
+    QUESTION,
+    REQUIRED,
+    RESPONSE,
+    STUDENT,
+    TIME,
+)
+
+NAME = "long_table"
+DESCRIPTION = "any CSV, TSV or Parquet with one row an interaction, its columns canonical or mapped"
+FALLBACK = True
+SEPARATORS = (",", "\t", ";", "|")
+PARQUET = b"PAR1"
+SYNONYMS = {
+    STUDENT: ("student_id", "user", "user_id", "userid", "uid", "learner", "learner_id"),
+    QUESTION: ("question_id", "questionid", "item", "item_id", "problem", "problem_id", "exercise"),
+    CONCEPTS: ("concept", "concept_id", "skill", "skills", "skill_id", "kc", "kcs", "topic"),
+    RESPONSE: ("correct", "is_correct", "answered_correctly", "label", "score"),
+    TIME: ("timestamp", "datetime", "start_time", "time_ms"),
+    ORDER: ("order_id", "log_id", "position"),
+    ELAPSED: ("elapsed_seconds", "duration"),
+    ATTEMPTS: ("attempt_count", "n_attempts"),
+    HINTS: ("hint_count", "n_hints"),
+    FOLD: (),
+}
+
+
+def matches(path: Path) -> bool:
+    """Tell whether a student and a response can be found among the columns."""
+    return path.is_file() and set(REQUIRED) <= set(_recognise(_columns(path)))
+
+
+def read(path: Path, columns: Mapping[str, str] | None = None) -> RawTable:
+    """Translate the table.
+
+    Args:
+        path: a file.
+        columns: canonical column to column of the file; those left out are found by name.
+
+    Raises:
+        InputError: the path is a folder, a mapped column is unknown or absent, or no column is
+            known to hold the student or the response.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is a folder; {NAME} needs a CSV, TSV or Parquet file.")
+    present = _columns(path)
+    chosen = {**_recognise(present, set(columns or {})), **_mapped(path, present, columns or {})}
+    lacking = [name for name in REQUIRED if name not in chosen]
+    if lacking:
+        raise InputError(
+            f"{path}, line 1: no column is known to hold {' and '.join(lacking)}; the file has "
+            f"{', '.join(present)}, of which some can be mapped to {', '.join(COLUMNS)}."
+        )
+    frame, notes = _open(path, list(chosen.values()))
+    kinds = frame.select(set(chosen.values())).collect_schema()
+    selected = [_value(name, column, kinds[column]) for name, column in chosen.items()]
+    if LINE in frame.collect_schema():
+        selected.append(pl.col(LINE))
+    guessed = [
+        f"Column {column} is taken as {name}."
+        for name, column in chosen.items()
+        if name != column and name not in (columns or {})
+    ]
+    if TIME in chosen:
+        guessed.append(f"Whole numbers in column {chosen[TIME]} are taken as milliseconds.")
+    return RawTable(frame.select(selected), str(path), notes=(*notes, *guessed))
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(PARQUET)) == PARQUET
+
+
+def _separator(path: Path) -> str:
+    return max(SEPARATORS, key=lambda separator: len(header(path, separator)))
+
+
+def _columns(path: Path) -> tuple[str, ...]:
+    if not _is_parquet(path):
+        return header(path, _separator(path))
+    try:
+        return tuple(pl.read_parquet_schema(path))
+    except (pl.exceptions.PolarsError, OSError):
+        return ()
+
+
+def _open(path: Path, wanted: list[str]) -> tuple[pl.LazyFrame, tuple[str, ...]]:
+    if _is_parquet(path):
+        return pl.scan_parquet(path), ()
+    sheet = open_sheet(path, _separator(path), wanted)
+    return sheet.frame, sheet.notes
+
+
+def _recognise(present: tuple[str, ...], mapped: set[str] | None = None) -> dict[str, str]:
+    """Return the column of each canonical name: the name itself, else its one known synonym."""
+    found = {}
+    for name in COLUMNS:
+        if name in (mapped or set()):
+            continue
+        known = [name] if name in present else [c for c in present if c.lower() in SYNONYMS[name]]
+        if len(known) == 1:
+            found[name] = known[0]
+    return found
+
+
+def _mapped(path: Path, present: tuple[str, ...], columns: Mapping[str, str]) -> dict[str, str]:
+    strange = [name for name in columns if name not in COLUMNS]
+    if strange:
+        raise InputError(
+            f"{path}: {', '.join(strange)} is no column of the schema; "
+            f"a mapping is accepted for {', '.join(COLUMNS)}."
+        )
+    absent = [column for column in columns.values() if column not in present]
+    if absent:
+        raise InputError(
+            f"{path}, line 1: there is no column {', '.join(absent)}; the file has "
+            f"{', '.join(present)}."
+        )
+    return dict(columns)
+
+
+def _value(name: str, column: str, kind: pl.DataType) -> pl.Expr:
+    """Return a column under its canonical name, times as milliseconds."""
+    value = pl.col(column)
+    if kind == pl.String and name == TIME:
+        value = pl.coalesce(whole(column), moment(column))
+    elif kind == pl.String:
+        value = filled(column)
+    elif isinstance(kind, pl.Datetime) and name == TIME:
+        value = value.dt.epoch("ms")
+    return value.alias(name)
