@@ -1,0 +1,128 @@
+"""Data sets by name: a folder with a card is a data set, and the folder is the registry."""
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from kt_forecast.config import Config
+from kt_forecast.errors import InputError
+
+CARDS_VARIABLE = "KT_FORECAST_DATASETS"
+"""Names the folder of the cards; else ``datasets`` here or in a folder above."""
+
+DATA_VARIABLE = "KT_FORECAST_DATA"
+"""Names a folder of data sets kept outside the repository: ``<folder>/kt/<name>``."""
+
+CARD_FILE = "card.toml"
+RAW_FOLDER = "raw"
+
+
+class RemoteFile(Config):
+    """A file that can be fetched.
+
+    Attributes:
+        url: where it is published.
+        name: its file name under the data set's raw folder.
+        sha256: its checksum, where somebody has verified one; absent otherwise.
+        bytes: its size, where known.
+        unzip: whether it is a zip archive to be unpacked beside itself.
+    """
+
+    url: str = Field(pattern=r"^(https?|file)://")
+    name: str = Field(pattern=r"^[^/\\]+$")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    bytes: int | None = Field(None, gt=0)
+    unzip: bool = False
+
+
+class Card(Config):
+    """What is known about a data set.
+
+    Attributes:
+        title: its full name.
+        description: what a row is, where it comes from, what is known to be wrong with it.
+        task: what it is for.
+        homepage: the page of its owners.
+        licence: what its owners allow.
+        citation: what they ask to be cited.
+        files: what can be fetched without an account; empty where a form must be filled in.
+        obtain: what a person must do to get the files, where they cannot be fetched.
+        path: the data beside the card, relative to its folder; the raw folder if absent.
+        format: the reader's name, or ``auto``.
+        separator: joins several concepts in one text value; the reader's own if absent.
+        columns: canonical name to the file's own, for plain tables.
+        folds: how the published split was made, if there is one.
+        simulated: whether the students are invented.
+    """
+
+    title: str
+    description: str
+    task: Literal["knowledge_tracing"]
+    homepage: str
+    licence: str
+    citation: str
+    files: tuple[RemoteFile, ...] = ()
+    obtain: str = ""
+    path: str = RAW_FOLDER
+    format: str = "auto"
+    separator: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    folds: str = ""
+    simulated: bool = False
+
+
+def cards_folder() -> Path:
+    """Return the folder that holds the cards; it need not exist."""
+    if named := os.environ.get(CARDS_VARIABLE):
+        return Path(named)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if next((folder / "datasets").glob(f"*/{CARD_FILE}"), None):
+            return folder / "datasets"
+    return here / "datasets"
+
+
+def card_names() -> list[str]:
+    """Return the names of the data sets that have a card."""
+    return sorted(path.parent.name for path in cards_folder().glob(f"*/{CARD_FILE}"))
+
+
+def read_card(name: str) -> Card:
+    """Return the card of a data set.
+
+    Raises:
+        InputError: there is no such card (the nearest is named), or it is not a valid one.
+    """
+    path = cards_folder() / name / CARD_FILE
+    if not path.is_file():
+        known = card_names()
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+        raise InputError(f"no data set {name!r} in {cards_folder()}; {hint}")
+    try:
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error}); accepted is a card") from error
+    return Card.parse(plain, str(path))
+
+
+def find_data(name: str) -> Path:
+    """Return the file or folder that holds the data of a set with a card.
+
+    Raises:
+        InputError: the data are not here; the sentence says how to get them.
+    """
+    card = read_card(name)
+    beside = cards_folder() / name / card.path
+    candidates = [beside]
+    if kept := os.environ.get(DATA_VARIABLE):
+        candidates.append(Path(kept) / "kt" / name)
+    for path in candidates:
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            return path
+    how = f"fetch {name!r} first" if card.files else card.obtain
+    raise InputError(f"the data of {name!r} are not in {beside}; {how}")

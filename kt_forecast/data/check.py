@@ -1,0 +1,286 @@
+"""The door: a table as it was found becomes checked interactions, or one sentence of refusal.
+
+What cannot be used is refused with file, row and column. What can be put right without a guess
+(order, repeated concept rows, missing extras) is put right and said in a note.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from kt_forecast.data import values
+from kt_forecast.data.encoding import (
+    EncodedSets,
+    compact,
+    concept_lists,
+    content_hash,
+    distinct_sets,
+    encode,
+    encode_sets,
+    flatten,
+    lookup,
+    places,
+)
+from kt_forecast.data.interactions import Interactions
+from kt_forecast.data.merging import CONCEPT_SET, ROW, CodedTable, Repeats, merge, starts
+from kt_forecast.data.place import Place, share
+from kt_forecast.data.readers import RawTable
+from kt_forecast.errors import InputError
+from kt_forecast.schema import (
+    ANSWER_EXTRAS,
+    COLUMNS,
+    CONCEPTS,
+    FOLD,
+    LINE,
+    ORDER,
+    QUESTION,
+    REQUIRED,
+    RESPONSE,
+    STUDENT,
+    TIME,
+)
+
+_CONTENT = tuple(column for column in COLUMNS if column != ORDER)
+
+
+def check(
+    raw: RawTable,
+    name: str,
+    *,
+    min_interactions: int = 1,
+    repeats: Repeats = "auto",
+    names: Mapping[str, str] | None = None,
+) -> Interactions:
+    """Return checked interactions, sorted by student and then by time.
+
+    Args:
+        raw: the table as a reader found it.
+        name: short name of the data set.
+        min_interactions: students with fewer steps are left out (and counted in a note).
+        repeats: what to do with rows that repeat the student's previous question.
+        names: the owner's name of each canonical column, for messages.
+
+    Raises:
+        InputError: the table cannot be used; the sentence names file, row and column.
+    """
+    frame = _collect(raw, names or {})
+    where = Place(raw.path, frame[LINE] if LINE in frame.columns else None, names or {})
+    table, encoded_students, encoded_questions, encoded_sets = _code(frame, raw, where)
+    del frame
+    table = replace(table, notes=(*raw.notes, *table.notes))
+    table = merge(_sort(table), where, bundled=raw.bundled, repeats=repeats)
+    table = _drop_short(table, min_interactions, where)
+    _refuse_two_folds(table, encoded_students, where)
+    return _finish(table, (encoded_students, encoded_questions, encoded_sets), raw, name)
+
+
+def _collect(raw: RawTable, names: Mapping[str, str]) -> pl.DataFrame:
+    """Read the columns of the schema.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, or holds no row.
+    """
+    try:
+        present = raw.frame.collect_schema().names()
+        frame = raw.frame.select(c for c in (*COLUMNS, LINE) if c in present)
+        missing = [c for c in REQUIRED if c not in present]
+        if QUESTION not in present and CONCEPTS not in present:
+            missing.append(QUESTION)
+        table = None if missing else frame.collect()
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{raw.path}: cannot be read as a table ({reason}); accepted are rows of one"
+            " type a column"
+        ) from error
+    if table is None:
+        raise InputError(
+            f"{raw.path}: column {names.get(missing[0], missing[0])!r} is missing among"
+            f" {', '.join(map(repr, present)) or 'no columns'}; accepted are tables with"
+            f" {STUDENT}, {RESPONSE} and {QUESTION} or {CONCEPTS}, or a mapping of these names to"
+            " the file's own"
+        )
+    if not table.height:
+        raise InputError(f"{raw.path}: holds no rows; accepted is a table of one row or more")
+    return table
+
+
+_Coded = tuple[CodedTable, pl.Series, pl.Series | None, EncodedSets]
+
+
+def _code(frame: pl.DataFrame, raw: RawTable, where: Place) -> _Coded:
+    """Check every column and turn it into codes or numbers, releasing it as it goes."""
+    coded: dict[str, pl.Series] = {}
+    notes: list[str] = []
+    students = encode(values.ids(frame.drop_in_place(STUDENT), STUDENT, where))
+    coded[STUDENT] = students.codes
+    coded[RESPONSE] = values.responses(frame.drop_in_place(RESPONSE), where)
+    question_names = None
+    if QUESTION in frame.columns:
+        questions = encode(values.ids(frame.drop_in_place(QUESTION), QUESTION, where))
+        coded[QUESTION], question_names = questions.codes, questions.names
+    if CONCEPTS in frame.columns:
+        column = values.concepts(frame.drop_in_place(CONCEPTS), CONCEPTS, where)
+        sets = encode_sets(column, raw.separator)
+        if column.dtype == pl.String and sets.sets.list.len().max() not in {0, 1}:
+            notes.append(f"{where.name(CONCEPTS)}: text was split at {raw.separator!r}")
+    else:
+        empty = pl.Series([[]], dtype=pl.List(pl.UInt32))
+        codes = pl.repeat(0, len(students.codes), dtype=pl.UInt32, eager=True)
+        sets = EncodedSets(codes, empty, pl.Series([], dtype=pl.String))
+    coded[CONCEPT_SET] = sets.codes
+    if question_names is None:
+        _refuse_nameless(sets, where)
+    if TIME in frame.columns:
+        coded[TIME] = values.times(frame.drop_in_place(TIME), where)
+    if ORDER in frame.columns:
+        coded[ORDER] = values.orders(frame.drop_in_place(ORDER), where)
+    for extra in ANSWER_EXTRAS:
+        if extra in frame.columns:
+            coded[extra], changed = values.extras(frame.drop_in_place(extra), extra, where)
+            notes.extend(changed)
+    if FOLD in frame.columns:
+        coded[FOLD] = values.folds(frame.drop_in_place(FOLD), where)
+    coded[ROW] = places(len(students.codes))
+    table = pl.DataFrame([series.alias(column) for column, series in coded.items()])
+    return CodedTable(table, sets.sets, tuple(notes)), students.names, question_names, sets
+
+
+def _refuse_nameless(sets: EncodedSets, where: Place) -> None:
+    empty = sets.sets.list.len() == 0
+    if not empty.any():
+        return
+    row = (sets.codes == empty.arg_max()).arg_max() or 0
+    raise InputError(
+        f"{where.at(row, CONCEPTS)} is empty and there is no {QUESTION} column; accepted is a"
+        " question or a concept in every row"
+    )
+
+
+def _sort(table: CodedTable) -> CodedTable:
+    """Sort by student, then time, then event id; equal rows keep the order of the file."""
+    frame = table.frame
+    clocks = [column for column in (TIME, ORDER) if column in frame.columns]
+    if not frame[STUDENT].is_sorted():
+        frame = frame.sort(STUDENT, maintain_order=True)
+    if not clocks:
+        return replace(table, frame=frame).note(
+            "neither time nor order is known: the rows of each student were taken in file order"
+        )
+    new_student = starts(frame, [STUDENT])
+    late = np.zeros(frame.height, dtype=np.bool_)
+    tied = ~new_student
+    for column in clocks:
+        clock = frame[column].to_numpy()
+        late[1:] |= tied[1:] & (clock[1:] < clock[:-1])
+        tied[1:] &= clock[1:] == clock[:-1]
+    if not late.any():
+        return replace(table, frame=frame)
+    count = frame[STUDENT].filter(pl.Series(late)).n_unique()
+    frame = frame.sort(STUDENT, *clocks, maintain_order=True)
+    return replace(table, frame=frame).note(
+        f"the rows of {count} students were not in the order of {' and '.join(clocks)} and were"
+        " sorted"
+    )
+
+
+def _drop_short(table: CodedTable, min_interactions: int, where: Place) -> CodedTable:
+    """Leave out students with too few steps, and count those with a single one.
+
+    Raises:
+        InputError: no student has enough steps.
+    """
+    frame = table.frame
+    code = frame[STUDENT].to_numpy()
+    steps = np.bincount(code)
+    if single := int((steps == 1).sum()):
+        table = table.note(
+            f"{single} students ({share(single / int((steps > 0).sum()))}) have one interaction"
+        )
+    short = (steps > 0) & (steps < min_interactions)
+    if not short.any():
+        return table
+    kept = pl.Series(~short[code])
+    if not kept.any():
+        raise InputError(
+            f"{where.path}: no student has {min_interactions} interactions; accepted is a smaller"
+            " min_interactions"
+        )
+    return replace(table, frame=frame.filter(kept)).note(
+        f"left out {int(short.sum())} students with fewer than {min_interactions} interactions"
+    )
+
+
+def _refuse_two_folds(table: CodedTable, students: pl.Series, where: Place) -> None:
+    if FOLD not in table.frame.columns:
+        return
+    fold = table.frame[FOLD].to_numpy()
+    moved = ~starts(table.frame, [STUDENT])
+    moved[1:] &= fold[1:] != fold[:-1]
+    if moved.any():
+        row = int(moved.argmax())
+        raise InputError(
+            f"{where.at(table.frame[ROW][row], FOLD)}: student"
+            f" {students[table.frame[STUDENT][row]]!r} is in folds {fold[row - 1]} and"
+            f" {fold[row]}; accepted is one fold a student"
+        )
+
+
+def _finish(
+    table: CodedTable,
+    encoded: tuple[pl.Series, pl.Series | None, EncodedSets],
+    raw: RawTable,
+    name: str,
+) -> Interactions:
+    """Renumber what is left and lay out the columns."""
+    frame = table.frame
+    student_names, question_names, sets = encoded
+    students = compact(frame[STUDENT], student_names)
+    lists, concept_names = _compact_sets(frame[CONCEPT_SET], table.sets, sets.names)
+    if question_names is None:
+        texts = _set_names(lists.sets, concept_names, raw.separator)
+        order = lookup(texts, texts.sort(), places(len(texts)))
+        questions = compact(order.gather(lists.codes), texts.sort())
+    else:
+        questions = compact(frame[QUESTION], question_names)
+    columns = [
+        students.codes.alias(STUDENT),
+        questions.codes.alias(QUESTION),
+        lists.sets.gather(lists.codes).alias(CONCEPTS),
+    ]
+    kept = [c for c in (RESPONSE, TIME, *ANSWER_EXTRAS, FOLD) if c in frame.columns]
+    final = pl.DataFrame([*columns, *(frame[c] for c in kept)])
+    names = [students.names, questions.names, concept_names]
+    return Interactions(
+        frame=final,
+        students=students.names.alias(STUDENT),
+        questions=questions.names.alias(QUESTION),
+        concepts=concept_names.alias(CONCEPTS),
+        name=name,
+        data_hash=content_hash(final, _CONTENT, names),
+        bundled=raw.bundled,
+        notes=table.notes,
+    )
+
+
+def _compact_sets(
+    codes: pl.Series, sets: pl.Series, names: pl.Series
+) -> tuple[EncodedSets, pl.Series]:
+    used = codes.unique().sort()
+    offsets, concept = flatten(sets.gather(used))
+    owner = pl.Series(np.repeat(np.arange(len(used), dtype=np.uint32), np.diff(offsets)))
+    concepts = compact(pl.Series(concept, dtype=pl.UInt32), names)
+    lists = concept_lists(owner, concepts.codes, len(used))
+    distinct = distinct_sets(lists)
+    place = lookup(lists, distinct, places(len(distinct)))
+    return EncodedSets(lookup(codes, used, place), distinct, concepts.names), concepts.names
+
+
+def _set_names(sets: pl.Series, names: pl.Series, separator: str) -> pl.Series:
+    offsets, concept = flatten(sets)
+    owner = np.repeat(np.arange(len(sets), dtype=np.uint32), np.diff(offsets))
+    flat = pl.DataFrame({"owner": owner, "name": names.gather(pl.Series(concept))})
+    joined = flat.group_by("owner", maintain_order=True).agg(pl.col("name").str.join(separator))
+    return lookup(places(len(sets)), joined["owner"], joined["name"])
