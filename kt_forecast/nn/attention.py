@@ -58,10 +58,12 @@ class Rotary(nn.Module):
 class CausalAttention(nn.Module):
     """Multi-head attention over the steps up to each step.
 
+    No attention weight is ever dropped: fused kernels that do so are missing on the CPU, and
+    without one the weights of all pairs of steps would have to be kept.
+
     Args:
         width: numbers in a step's vector.
         heads: must divide ``width``.
-        dropout: probability of dropping an attention weight.
         forgetting: lower each logit by a learned slope times the log of the distance, instead of
             rotating by position.
         window: how many steps back a step reads, itself included; None for all.
@@ -72,13 +74,12 @@ class CausalAttention(nn.Module):
         width: int,
         heads: int,
         *,
-        dropout: float = 0.0,
         forgetting: bool = False,
         window: int | None = None,
     ) -> None:
         super().__init__()
         self.heads, self.size = heads, width // heads
-        self.dropout, self.window = dropout, window
+        self.window = window
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -137,14 +138,11 @@ class CausalAttention(nn.Module):
         position = torch.arange(steps, device=q.device)[None]
         q, k = self._rotate(q, position), self._rotate(k, position)
         if self.log_slope is None and self.window is None:
-            return self._merge(
-                F.scaled_dot_product_attention(q, k, v, dropout_p=self._dropout(), is_causal=True)
-            )
+            return self._merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
         sequence = torch.zeros_like(position)
         everywhere = torch.ones_like(position, dtype=torch.bool)
-        return self._merge(
-            self._masked(q, k, v, (position, sequence), (position, sequence, everywhere))
-        )
+        key = (position, sequence, everywhere)
+        return self._merge(self._masked(q, k, v, (position, sequence), key, dense=True))
 
     def _continue(
         self, q: Tensor, k: Tensor, v: Tensor, state: Cache, valid: Tensor, reset: Tensor
@@ -178,9 +176,6 @@ class CausalAttention(nn.Module):
     def _rotate(self, x: Tensor, position: Tensor) -> Tensor:
         return x if self.rotary is None else self.rotary(x, position)
 
-    def _dropout(self) -> float:
-        return self.dropout if self.training else 0.0
-
     def _masked(
         self,
         q: Tensor,
@@ -188,22 +183,27 @@ class CausalAttention(nn.Module):
         v: Tensor,
         reader: tuple[Tensor, Tensor],
         read: tuple[Tensor, Tensor, Tensor],
+        *,
+        dense: bool = False,
     ) -> Tensor:
         """Attend where sequence, order and window allow, a chunk of queries at a time.
 
-        A chunk's weights are formed again for the backward pass rather than kept.
+        A chunk's weights are formed again for the backward pass rather than kept. ``dense``: no
+        padding, no borders, no cache.
         """
-        steps, keys = q.shape[2], k.shape[2]
+        steps, before = q.shape[2], k.shape[2] - q.shape[2]
         chunks = []
         for start in range(0, steps, QUERY_CHUNK):
             stop = min(start + QUERY_CHUNK, steps)
-            upto = keys - steps + stop
+            # Without padding or borders the window also bounds which keys a chunk can reach.
+            first = max(0, start - self.window + 1) if dense and self.window else 0
+            reached = slice(first, before + stop)
             args = (
                 q[:, :, start:stop],
-                k[:, :, :upto],
-                v[:, :, :upto],
+                k[:, :, reached],
+                v[:, :, reached],
                 *(part[:, start:stop] for part in reader),
-                *(part[:, :upto] for part in read),
+                *(part[:, reached] for part in read),
             )
             if steps > QUERY_CHUNK and torch.is_grad_enabled():
                 chunks.append(checkpoint(self._chunk, *args, use_reentrant=False))
@@ -238,7 +238,7 @@ class CausalAttention(nn.Module):
             lost = self.log_slope.to(q.dtype).exp()[None, :, None, None]
             lost = lost * distance.clamp_min(0)[:, None].to(q.dtype).log1p()
             mask = (-lost).masked_fill(~visible, float("-inf"))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self._dropout())
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def _positions(valid: Tensor, reset: Tensor, sequence: Tensor, before: Tensor) -> Tensor:

@@ -310,10 +310,10 @@ class History(nn.Module):
         overall = counts_before(torch.zeros_like(event), event, outcome)
         after = None
         if state is not None:
-            earlier = self._carried(batch, event, state)
-            on_concept = on_concept + earlier.concept.unflatten(1, (-1, per))
-            on_question = on_question + earlier.question
-            overall = overall + earlier.overall
+            asked_before, concept_before, before = _carried(batch, event, state)
+            on_concept = on_concept + concept_before.unflatten(1, (-1, per))
+            on_question = on_question + asked_before
+            overall = overall + before
             after = _tallied(batch, event, state, (known, wide, outcome))
         present = (concepts > 0)[..., None]
         pooled = (on_concept.log1p() * present).sum(2) / present.sum(2).clamp_min(1)
@@ -321,24 +321,25 @@ class History(nn.Module):
         features = torch.cat([pooled, asked.log1p(), overall.log1p()], -1)
         return self.read(features.to(self.read.weight.dtype)), after
 
-    def _carried(self, batch: Batch, event: Tensor, state: TracerState) -> Tally:
-        """Look up, for each step, the counts that earlier segments left."""
-        still_open = (event == state.event[:, None])[..., None]
 
-        def look(kind: str, key: Tensor, opened: Tensor) -> Tensor:
-            index = key[..., None].expand(-1, -1, 2)
-            closed, everything = getattr(state.closed, kind), getattr(state.all, kind)
-            return torch.where(opened, closed.gather(1, index), everything.gather(1, index))
+def _carried(
+    batch: Batch, event: Int[Tensor, "batch time"], state: TracerState
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Look up what earlier segments counted: by question, by concept entry, and overall."""
+    still_open = (event == state.event[:, None])[..., None]
 
-        per = batch.concepts.shape[2]
-        opened_concepts = still_open.repeat_interleave(per, 1)
-        return Tally(
-            question=look("question", batch.question, still_open),
-            concept=look("concept", batch.concepts.flatten(1), opened_concepts),
-            overall=torch.where(
-                still_open, state.closed.overall[:, None], state.all.overall[:, None]
-            ),
-        )
+    def look(closed: Tensor, everything: Tensor, key: Tensor, opened: Tensor) -> Tensor:
+        index = key[..., None].expand(-1, -1, 2)
+        return torch.where(opened, closed.gather(1, index), everything.gather(1, index))
+
+    closed, everything = state.closed, state.all
+    opened = still_open.repeat_interleave(batch.concepts.shape[2], 1)
+    concepts = batch.concepts.flatten(1)
+    return (
+        look(closed.question, everything.question, batch.question, still_open),
+        look(closed.concept, everything.concept, concepts, opened),
+        torch.where(still_open, closed.overall[:, None], everything.overall[:, None]),
+    )
 
 
 def _tallied(

@@ -1,0 +1,36 @@
+"""The audit that every trained knowledge tracer gets, without being asked."""
+
+from dataclasses import replace
+
+import torch
+
+from kt_forecast.audit.contract import kt
+from kt_forecast.audit.replacement import audit
+from kt_forecast.audit.report import Report
+from kt_forecast.sequences.interactions import Batch
+from kt_forecast.tasks.knowledge_tracing import Tracer
+
+READ = ("question", "concepts", "seconds", "response", "extras")
+
+
+def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
+    """Audit a tracer on real interactions under the knowledge-tracing contract.
+
+    Args:
+        tracer: moved nowhere; the batch goes to its device.
+        batch: a few rows of a few dozen steps are enough.
+        moments: how many moments to sample.
+
+    Returns:
+        The report; every prediction may use what is asked at its step and the answers of earlier
+        events.
+    """
+    here = batch.to(next(tracer.parameters()).device)
+    inputs = {name: getattr(here, name) for name in READ}
+    inputs = {name: x for name, x in inputs.items() if x.numel()}
+
+    def call(changed: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits, _ = tracer(replace(here, **changed))  # type: ignore[arg-type]
+        return logits.masked_fill(~here.real, 0.0)
+
+    return audit(tracer, inputs, kt(here.event), call=call, moments=moments)

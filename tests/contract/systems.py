@@ -1,0 +1,88 @@
+"""Every system in the folders gets every test of this folder, unasked."""
+
+from importlib import import_module
+
+import torch
+from torch import nn
+
+from kt_forecast.nn.system import System, SystemConfig, modules_in
+from kt_forecast.sequences.interactions import Batch, Vocabulary
+from kt_forecast.tasks.knowledge_tracing import Scheme, Tracer, TracingConfig
+
+WIDTH = 16
+VOCABULARY = Vocabulary(
+    questions=tuple(f"q{i}" for i in range(9)),
+    concepts=("a", "b", "c", "d"),
+    extras=("elapsed", "hints"),
+)
+
+
+def systems() -> dict[str, System]:
+    found = {}
+    for package in ("kt_forecast.zoo", "kt_forecast.baselines"):
+        for name in modules_in(package):
+            system = getattr(import_module(f"{package}.{name}"), "SYSTEM", None)
+            if system is not None:
+                found[name] = system
+    return found
+
+
+SYSTEMS = systems()
+STEP_CAUSAL = [n for n, s in SYSTEMS.items() if s.promises.causality in {"step", "step by change"}]
+STREAMING = [n for n in STEP_CAUSAL if SYSTEMS[n].promises.streaming]
+SCHEMES: tuple[Scheme, ...] = ("shifted", "alternating", "two_stream", "late")
+TRACED = [
+    (name, scheme)
+    for name in STEP_CAUSAL
+    for scheme in SCHEMES
+    if scheme != "two_stream" or SYSTEMS[name].promises.two_streams
+]
+
+
+def settings(name: str, **changes: object) -> SystemConfig:
+    return SYSTEMS[name].config(**{"width": WIDTH, **changes})
+
+
+def generic(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every parameter a random value: what starts at zero would hide what it gates."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(0.3 * drawn)
+    return module
+
+
+def mixer(name: str, **changes: object) -> nn.Module:
+    torch.manual_seed(0)
+    return generic(SYSTEMS[name].build(settings(name, **changes)).double()).eval()
+
+
+def tracer(name: str, scheme: Scheme, **tracing: object) -> Tracer:
+    torch.manual_seed(0)
+    config = TracingConfig.model_validate({"scheme": scheme, **tracing})
+    return generic(Tracer(SYSTEMS[name], settings(name), config, VOCABULARY).double()).eval()
+
+
+def interactions(rows: int, steps: int, *, bundles: bool = False, seed: int = 0) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+
+    def whole(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(0, high, shape, generator=draw)
+
+    def number(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=draw, dtype=torch.float64)
+
+    event = whole(2, rows, steps).cumsum(1) if bundles else torch.arange(steps).repeat(rows, 1)
+    return Batch(
+        question=whole(10, rows, steps),
+        concepts=whole(5, rows, steps, 3),
+        response=whole(2, rows, steps),
+        event=event,
+        seconds=(number(rows, steps) * 1e5).float(),
+        extras=(number(rows, steps, 2) * 50).float(),
+        real=torch.ones(rows, steps, dtype=torch.bool),
+        scored=torch.ones(rows, steps, dtype=torch.bool),
+        place=torch.arange(rows * steps).reshape(rows, steps),
+        bundles=bundles,
+    )

@@ -1,0 +1,221 @@
+"""What every step-causal system promises as a knowledge tracer, in every token scheme."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from contract.systems import STREAMING, SYSTEMS, TRACED, VOCABULARY, interactions, settings, tracer
+from safetensors.torch import load_file, save_file
+
+from kt_forecast.audit.tracing import audit_tracer
+from kt_forecast.errors import InputError
+from kt_forecast.tasks.knowledge_tracing import Tracer, TracingConfig
+
+ROWS, STEPS = 3, 13
+TOLERANCE = {"atol": 1e-10, "rtol": 0.0}
+STREAMED = [(name, scheme) for name, scheme in TRACED if name in STREAMING]
+BUNDLES = pytest.mark.parametrize("bundles", [False, True], ids=["single", "bundled"])
+EACH = pytest.mark.parametrize(("name", "scheme"), TRACED)
+EACH_STREAMED = pytest.mark.parametrize(("name", "scheme"), STREAMED)
+
+
+def logits(model, batch):
+    torch.manual_seed(5)
+    return model(batch)[0].detach()
+
+
+def other(batch, what, where, scale=1.0):
+    """Replace one input of ``batch`` by other values where ``where`` is true."""
+    x = getattr(batch, what)
+    where = where.reshape(*where.shape, *([1] * (x.ndim - 2))).expand(x.shape)
+    if what == "response":
+        new = 1 - x
+    elif x.is_floating_point():
+        new = x + scale * (1 + torch.rand(x.shape, generator=torch.Generator().manual_seed(1)))
+    else:
+        new = (x + 1 + torch.randint(0, 3, x.shape)) % (int(x.max()) + 1)
+    return replace(batch, **{what: torch.where(where, new, x)})
+
+
+@EACH
+def test_one_finite_logit_a_step(name, scheme):
+    for steps in (1, STEPS):
+        y = logits(tracer(name, scheme), interactions(ROWS, steps))
+        assert y.shape == (ROWS, steps)
+        assert y.isfinite().all()
+
+
+@BUNDLES
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@EACH
+def test_answers_move_only_later_events(name, scheme, training, bundles):
+    model, batch = tracer(name, scheme).train(training), interactions(ROWS, STEPS, bundles=bundles)
+    base = logits(model, batch)
+    for what, scale in (("response", 1.0), ("extras", 1.0), ("extras", 1e4)):
+        power = 0.0
+        for t in range(STEPS):
+            late = batch.event >= batch.event[:, t : t + 1]
+            moved = (logits(model, other(batch, what, late, scale)) - base).abs()
+            before = batch.event <= batch.event[:, t : t + 1]
+            assert moved[before].max() == 0.0, (what, t)
+            power += float(moved.max())
+        assert power > 0.0, f"replacing {what} moves nothing: the test has no power"
+
+
+@BUNDLES
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@EACH
+def test_what_is_asked_moves_nothing_before_it(name, scheme, training, bundles):
+    model, batch = tracer(name, scheme).train(training), interactions(ROWS, STEPS, bundles=bundles)
+    base = logits(model, batch)
+    for what in ("question", "concepts", "seconds"):
+        for t in range(STEPS):
+            late = batch.event >= batch.event[:, t : t + 1]
+            moved = (logits(model, other(batch, what, late)) - base).abs()
+            assert moved[~late].sum() == 0.0, (what, t)
+            assert moved[late].max() > 0.0, f"replacing {what} moves nothing"
+
+
+@EACH
+def test_the_own_response_does_not_move_its_prediction(name, scheme):
+    model, batch = tracer(name, scheme), interactions(ROWS, STEPS)
+    base = logits(model, batch)
+    for t in range(STEPS):
+        only = torch.zeros(ROWS, STEPS, dtype=torch.bool)
+        only[:, t] = True
+        flipped = logits(model, other(batch, "response", only))
+        assert torch.equal(flipped[:, : t + 1], base[:, : t + 1])
+        assert t + 1 == STEPS or not torch.equal(flipped, base)
+
+
+@BUNDLES
+@EACH
+def test_every_prefix_gives_what_the_whole_gives(name, scheme, bundles):
+    model, batch = tracer(name, scheme), interactions(ROWS, STEPS, bundles=bundles)
+    whole = logits(model, batch)
+    for steps in range(1, STEPS):
+        torch.testing.assert_close(
+            logits(model, batch.steps(0, steps)), whole[:, :steps], **TOLERANCE
+        )
+
+
+@EACH
+def test_right_padding_changes_nothing(name, scheme):
+    model, batch = tracer(name, scheme), interactions(ROWS, STEPS)
+    whole = logits(model, batch)
+    long = interactions(ROWS, STEPS + 6, seed=9)
+    real = torch.arange(STEPS + 6)[None].expand(ROWS, -1) < STEPS
+    padded = long.map(lambda x: x.clone())
+    for field in ("question", "concepts", "response", "event", "seconds", "extras"):
+        getattr(padded, field)[:, :STEPS] = getattr(batch, field)
+    padded = replace(padded, real=real)
+    torch.testing.assert_close(logits(model, padded)[:, :STEPS], whole, **TOLERANCE)
+    got, _ = model(padded, model.init_state(ROWS))
+    torch.testing.assert_close(got[:, :STEPS], whole, **TOLERANCE)
+
+
+@EACH_STREAMED
+def test_padding_anywhere_leaves_a_stream_as_it_was(name, scheme):
+    model, batch = tracer(name, scheme), interactions(ROWS, STEPS, bundles=True)
+    _, state = model(batch.steps(0, 6), model.init_state(ROWS))
+    nothing = replace(batch.steps(6, 10), real=torch.zeros(ROWS, 4, dtype=torch.bool))
+    _, after = model(nothing, state)
+    for key, tensor in state.tensors().items():
+        assert torch.equal(after.tensors()[key], tensor), key
+    keep = [6, 7, 10, 11]
+    gaps = replace(
+        batch.steps(6, 12), real=torch.tensor([[True, True, False, False, True, True]] * ROWS)
+    )
+    wanted, clean = model(batch.map(lambda x: x[:, keep]), state)
+    got, after = model(gaps, state)
+    torch.testing.assert_close(got[:, [0, 1, 4, 5]], wanted, **TOLERANCE)
+    for key, tensor in clean.tensors().items():
+        torch.testing.assert_close(after.tensors()[key], tensor, **TOLERANCE)
+
+
+@EACH
+def test_a_student_alone_gives_what_it_gives_among_others(name, scheme):
+    model, batch = tracer(name, scheme), interactions(ROWS, STEPS, bundles=True)
+    together = logits(model, batch)
+    for row in range(ROWS):
+        alone = batch.map(lambda x, row=row: x[row : row + 1])
+        torch.testing.assert_close(logits(model, alone), together[row : row + 1], **TOLERANCE)
+
+
+@EACH
+def test_a_row_of_padding_is_finite(name, scheme):
+    model = tracer(name, scheme).train()
+    batch = interactions(ROWS, STEPS)
+    real = batch.real.clone()
+    real[1] = False
+    total, count = model.loss(replace(batch, real=real))
+    assert count == (ROWS - 1) * STEPS
+    total.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@BUNDLES
+@pytest.mark.parametrize("parts", [[1] * STEPS, [6, 7], [1, 11, 1], [5, 1, 1, 6]], ids=str)
+@EACH_STREAMED
+def test_any_segments_equal_one_pass(name, scheme, parts, bundles):
+    model, batch = tracer(name, scheme), interactions(ROWS, STEPS, bundles=bundles)
+    state, pieces, at = model.init_state(ROWS), [], 0
+    for part in parts:
+        y, state = model(batch.steps(at, at + part), state)
+        pieces.append(y)
+        at += part
+    torch.testing.assert_close(torch.cat(pieces, 1), logits(model, batch), **TOLERANCE)
+
+
+@EACH
+def test_every_parameter_gets_a_gradient(name, scheme):
+    model = tracer(name, scheme)
+    total, _ = model.loss(interactions(ROWS, STEPS))
+    total.backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert silent == []
+
+
+@EACH
+def test_the_same_seed_gives_the_same_bits(name, scheme):
+    batch = interactions(ROWS, STEPS)
+
+    def run():
+        torch.manual_seed(2)
+        model = Tracer(SYSTEMS[name], settings(name), TracingConfig(scheme=scheme), VOCABULARY)
+        total, count = model.train().loss(batch.map(lambda x: x))
+        return total / count
+
+    assert torch.equal(run(), run())
+
+
+@EACH
+def test_saved_weights_give_the_same_bits(name, scheme, tmp_path):
+    model, batch = tracer(name, scheme), interactions(ROWS, STEPS)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    again = tracer(name, scheme)
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.zero_()
+    again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(logits(again, batch), logits(model, batch))
+
+
+@EACH
+def test_the_auditor_finds_nothing(name, scheme):
+    report = audit_tracer(tracer(name, scheme), interactions(2, 9, bundles=True), moments=4)
+    assert report.verdict != "leak", report.summary()
+
+
+def test_a_system_that_sees_the_window_is_refused():
+    gpt = SYSTEMS["gpt"]
+    window = replace(gpt, promises=replace(gpt.promises, causality="window"))
+    with pytest.raises(InputError, match="step-causal"):
+        Tracer(window, settings("gpt"), TracingConfig(), VOCABULARY)
+
+
+def test_a_system_without_queries_is_refused_as_two_streams():
+    gpt = SYSTEMS["gpt"]
+    single = replace(gpt, promises=replace(gpt.promises, two_streams=False))
+    with pytest.raises(InputError, match="scheme may be"):
+        Tracer(single, settings("gpt"), TracingConfig(scheme="two_stream"), VOCABULARY)
