@@ -1,0 +1,379 @@
+"""The command ``kt-forecast``: parses, calls, prints; nothing else parses arguments.
+
+Only typer is imported at the top; what a command needs is imported when it runs, so that
+``--help`` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kt_forecast.errors import InputError
+
+if TYPE_CHECKING:
+    from kt_forecast.experiment import Recipe, Run
+
+app = typer.Typer(
+    name="kt-forecast",
+    help="Knowledge tracing from a table of answers to an audited, reported prediction.",
+    epilog="Example: kt-forecast demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(
+    help="Tables: what is there, what is wrong with one, how one comes in.",
+    epilog="Example: kt-forecast data check answers.csv --column student=user_id",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(data_app, name="data")
+
+RUNS = Path("mlruns")
+BAD_INPUT = 2
+
+Columns = Annotated[
+    list[str],
+    typer.Option(
+        "--column",
+        metavar="NAME=OWN",
+        help="Our name of a column and the table's own, e.g. student=user_id; repeat it.",
+    ),
+]
+Format = Annotated[str, typer.Option("--format", help="Format of the file; auto looks at it.")]
+Separator = Annotated[
+    str | None, typer.Option("--separator", help="What joins several concepts in one text value.")
+]
+Repeats = Annotated[
+    str,
+    typer.Option(
+        "--repeats",
+        help="Rows that repeat the question before: auto decides or refuses; merge; keep.",
+    ),
+]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Sets = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="A.B=C",
+        help="Replace a key of the recipe, e.g. training.epochs=3; repeat it.",
+    ),
+]
+RunName = Annotated[str, typer.Argument(help="Name of a run, or its folder.", metavar="RUN")]
+
+
+def main() -> None:
+    """Run the command; bad input ends it with one sentence and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
+        sys.exit(BAD_INPUT)
+
+
+@app.command()
+def demo(runs: Runs = RUNS, device: Device = "auto") -> None:
+    """Train a one-layer GPT on the embedded sample, beside baselines, audited and reported.
+
+    \b
+    Example:
+      kt-forecast demo
+    """
+    from kt_forecast.experiment import Recipe, run, shipped
+
+    recipe = Recipe.read(shipped("demo"))
+    _show(run(recipe, runs=runs, device=device, say=_say))
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe (TOML file), or the name of one in pipelines/.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Table or data-set name, in the recipe's place.")
+    ] = None,
+    column: Columns = [],
+    format: Format = "auto",
+    separator: Separator = None,
+    repeats: Repeats = "auto",
+    system: Annotated[
+        str | None, typer.Option("--system", help="What to train; kt-forecast zoo lists them.")
+    ] = None,
+    set_: Sets = [],
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of splits and training.")] = None,
+    fold: Annotated[
+        str | None, typer.Option("--fold", help="A published fold, or all of them: mean and sd.")
+    ] = None,
+    coin_flip: Annotated[
+        bool,
+        typer.Option("--coin-flip", help="Replace responses by fair coins: AUC must be a half."),
+    ] = False,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Train what a recipe describes, test it once beside baselines, audit it, report it.
+
+    A run that was interrupted goes on where it stopped when the same command is typed again.
+
+    \b
+    Examples:
+      kt-forecast train pipelines/demo.toml --set training.epochs=3
+      kt-forecast train --data answers.csv --column student=user_id --column response=correct
+      kt-forecast train pipelines/assist2009_gpt.toml --fold all
+      kt-forecast train pipelines/demo.toml --coin-flip
+    """
+    from kt_forecast.experiment import run
+
+    table = _table_settings(data, column, format, separator, repeats)
+    chosen = _recipe(recipe, table, set_)
+    changes: dict[str, Any] = {}
+    if system is not None:
+        changes["model"] = {"system": system}
+    if seed is not None:
+        changes["seed"] = seed
+    if fold is not None:
+        changes["split"] = {"fold": fold if fold == "all" else _number(fold, "--fold")}
+    if coin_flip:
+        changes["coin_flip"] = True
+    _show(run(chosen.changed(changes, "the command line"), runs=runs, device=device, say=_say))
+
+
+@app.command()
+def evaluate(
+    name: RunName,
+    protocol: Annotated[
+        list[str],
+        typer.Option("--protocol", help="pykt, full, stream or cold_start; repeat it."),
+    ] = [],
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Score a stored run on its own test rows again, beside the baselines.
+
+    \b
+    Example:
+      kt-forecast evaluate demo --protocol pykt --protocol cold_start
+    """
+    from kt_forecast.experiment import evaluate as score
+
+    _show(score(name, protocols=tuple(protocol), runs=runs, device=device, say=_say))
+
+
+@app.command()
+def predict(
+    name: RunName,
+    table: Annotated[Path, typer.Argument(help="Table of interactions.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; .csv or .parquet.")] = (
+        None
+    ),
+    column: Columns = [],
+    format: Format = "auto",
+    separator: Separator = None,
+    repeats: Repeats = "auto",
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Predict every row of a table from the rows before it; adds the column p_correct.
+
+    \b
+    Example:
+      kt-forecast predict demo answers.csv --out predictions.csv
+    """
+    from kt_forecast.experiment import predict as predicted
+
+    settings = _table_settings(str(table), column, format, separator, repeats)
+    place = predicted(name, settings, out=out, runs=runs, device=device)
+    _say(f"wrote {place}")
+
+
+@app.command()
+def report(
+    name: RunName,
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Write the HTML report of a stored run again.
+
+    \b
+    Example:
+      kt-forecast report demo --out demo.html
+    """
+    from kt_forecast.experiment import report as written
+
+    _say(f"report: {written(name, out=out, runs=runs)}")
+
+
+@app.command()
+def zoo() -> None:
+    """List everything that --system takes: published systems and baselines.
+
+    \b
+    Example:
+      kt-forecast zoo
+    """
+    from kt_forecast.tracer import catalogue
+
+    _print_table("What --system takes", ("system", "family", "paper"), catalogue())
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets that have a card, and the formats that can be read.
+
+    \b
+    Example:
+      kt-forecast data list
+    """
+    from kt_forecast.experiment import tables
+
+    _print_table("Data sets", tables.DATA_SETS, tables.data_sets())
+    _print_table("Formats", ("format", "what it is"), tables.formats())
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[Path, typer.Argument(help="Table of interactions.")],
+    column: Columns = [],
+    format: Format = "auto",
+    separator: Separator = None,
+    repeats: Repeats = "auto",
+) -> None:
+    """Read a table through the door and say what was found; exit code 2 where it is refused.
+
+    \b
+    Example:
+      kt-forecast data check answers.csv --column student=user_id --separator ";"
+    """
+    from kt_forecast.experiment import tables
+
+    settings = _table_settings(str(file), column, format, separator, repeats)
+    found = tables.load(settings)
+    _print_table(found.name, ("what", "found"), tables.summary(found))
+    for note in found.notes:
+        _say(f"note: {note}")
+
+
+@data_app.command("import")
+def data_import(
+    file: Annotated[Path, typer.Argument(help="Table of interactions.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the data set; else the file's.")
+    ] = None,
+    column: Columns = [],
+    format: Format = "auto",
+    separator: Separator = None,
+    repeats: Repeats = "auto",
+    to: Annotated[Path, typer.Option("--to", help="Folder of data sets.")] = Path("datasets"),
+) -> None:
+    """Check a table and keep it as a data set, to be named by train --data from then on.
+
+    \b
+    Example:
+      kt-forecast data import answers.csv --name mine --column student=user_id
+      kt-forecast train --data mine
+    """
+    from kt_forecast.experiment import tables
+
+    settings = _table_settings(str(file), column, format, separator, repeats)
+    card = tables.keep(settings, name or file.name.split(".")[0], to)
+    _say(f"wrote {card}; train on it with: kt-forecast train --data {card.parent.name}")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="Name of a data set; data list shows them.")],
+) -> None:
+    """Download a data set from the address on its card: checksum, resume, licence, citation.
+
+    \b
+    Example:
+      kt-forecast data fetch assist2015
+    """
+    from kt_forecast.experiment import tables
+
+    for sentence in tables.fetch(name):
+        _say(sentence)
+
+
+def _recipe(recipe: str | None, table: dict[str, Any], sets: list[str]) -> "Recipe":
+    """Return the recipe of the file, with the command line's data and keys in place.
+
+    Raises:
+        InputError: neither a recipe nor a table is named, or a key or value is refused.
+    """
+    from kt_forecast.experiment import Recipe, shipped
+
+    if recipe is None and "source" not in table:
+        raise InputError(
+            "train needs a recipe (kt-forecast train pipelines/demo.toml) or a table"
+            " (kt-forecast train --data answers.csv)"
+        )
+    if recipe is None:
+        return Recipe.parse({"data": table}, "--data").with_sets(sets)
+    chosen = Recipe.read(shipped(recipe))
+    return chosen.changed({"data": table}, "--data").with_sets(sets)
+
+
+def _table_settings(
+    source: str | None, columns: list[str], form: str, separator: str | None, repeats: str
+) -> dict[str, Any]:
+    """Return the keys of a recipe's [data] that the options name."""
+    settings: dict[str, Any] = {}
+    if source is not None:
+        settings["source"] = source
+    if columns:
+        settings["columns"] = dict(_pair(text) for text in columns)
+    if form != "auto":
+        settings["format"] = form
+    if separator is not None:
+        settings["separator"] = separator
+    if repeats != "auto":
+        settings["repeats"] = repeats
+    return settings
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, own = text.partition("=")
+    if not (name and equals and own):
+        raise InputError(f"--column {text!r}: accepted is NAME=OWN, as in student=user_id")
+    return name, own
+
+
+def _number(text: str, where: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{where} {text!r}: accepted is a whole number, or all") from None
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+def _show(run: "Run") -> None:
+    for title, header, rows in run.tables():
+        _print_table(title, header, rows)
+    for line in run.closing():
+        _say(line)
+
+
+def _print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, overflow="fold", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
+
+
+if __name__ == "__main__":
+    main()
