@@ -52,6 +52,7 @@ def check(
     min_interactions: int = 1,
     repeats: Repeats = "auto",
     names: Mapping[str, str] | None = None,
+    trace: bool = False,
 ) -> Interactions:
     """Return checked interactions, sorted by student and then by time.
 
@@ -61,19 +62,34 @@ def check(
         min_interactions: students with fewer steps are left out (and counted in a note).
         repeats: what to do with rows that repeat the student's previous question.
         names: the owner's name of each canonical column, for messages.
+        trace: tell what became of every row, as `Interactions.source`.
 
     Raises:
         InputError: the table cannot be used; the sentence names file, row and column.
     """
     frame = _collect(raw, names or {})
     where = Place(raw.path, frame[LINE] if LINE in frame.columns else None, names or {})
+    n_rows = frame.height
     table, encoded_students, encoded_questions, encoded_sets = _code(frame, raw, where)
     del frame
     table = replace(table, notes=(*raw.notes, *table.notes))
     table = merge(_sort(table), where, bundled=raw.bundled, repeats=repeats)
     table = _drop_short(table, min_interactions, where)
     _refuse_two_folds(table, encoded_students, where)
-    return _finish(table, (encoded_students, encoded_questions, encoded_sets), raw, name)
+    checked = _finish(table, (encoded_students, encoded_questions, encoded_sets), raw, name)
+    return replace(checked, source=_source(table, n_rows)) if trace else checked
+
+
+def _source(table: CodedTable, n_rows: int) -> pl.Series:
+    """Return the row that each row of the table as it was read became; null where it was left."""
+    owner = np.arange(n_rows)
+    for gone, head in reversed(table.merged):
+        # A row that stands for others may itself be merged later: later merges are known here.
+        owner[gone.to_numpy()] = owner[head.to_numpy()]
+    became = np.full(n_rows, -1)
+    became[table.frame[ROW].to_numpy()] = np.arange(table.frame.height)
+    final = pl.Series("source", became[owner])
+    return final.set(final < 0, None)
 
 
 def _collect(raw: RawTable, names: Mapping[str, str]) -> pl.DataFrame:

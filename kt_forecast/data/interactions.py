@@ -22,6 +22,8 @@ class Interactions:
         data_hash: SHA-256 of the canonical content; equal content gives an equal hash.
         bundled: equal times form bundles whose questions see none of each other's responses.
         notes: what was merged, dropped or reordered at the door, one sentence each.
+        source: where it was asked for, the row here that each row of the table as it was read
+            became: merged rows share one, null where a row was left out.
     """
 
     frame: pl.DataFrame
@@ -32,6 +34,7 @@ class Interactions:
     data_hash: str
     bundled: bool = True
     notes: tuple[str, ...] = field(default=())
+    source: pl.Series | None = None
 
     def __len__(self) -> int:
         """Return the number of interactions."""

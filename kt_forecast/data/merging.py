@@ -54,11 +54,14 @@ class CodedTable:
         frame: codes and values, with `CONCEPT_SET` and `ROW`.
         sets: the concept set behind each set code.
         notes: what was changed so far.
+        merged: for each merge, the `ROW` of the rows that are gone and of those that stand for
+            them.
     """
 
     frame: pl.DataFrame
     sets: pl.Series
     notes: tuple[str, ...] = ()
+    merged: tuple[tuple[pl.Series, pl.Series], ...] = ()
 
     def note(self, sentence: str) -> "CodedTable":
         """Return the table with one more note."""
@@ -228,9 +231,12 @@ def _unite(table: CodedTable, rows: pl.DataFrame, keys: list[str], what: str) ->
     """Keep the first row of each group of ``rows`` and give it the concepts of all."""
     rows = rows.with_columns(pl.col(_PLACE).min().over(keys).alias(_HEAD))
     rows = rows.filter(pl.len().over(_HEAD) > 1)
-    gone = rows.filter(pl.col(_PLACE) != pl.col(_HEAD))[_PLACE].to_numpy()
+    absorbed = rows.filter(pl.col(_PLACE) != pl.col(_HEAD)).select(_PLACE, _HEAD)
+    gone = absorbed[_PLACE].to_numpy()
     if not len(gone):
         return table
+    row = table.frame[ROW]
+    pair = row.gather(absorbed[_PLACE]), row.gather(absorbed[_HEAD])
     head = rows[_HEAD].unique().sort()
     owner = lookup(rows[_HEAD], head, places(len(head)))
     copies = rows.height - rows.select(_HEAD, CONCEPT_SET).n_unique()
@@ -244,7 +250,7 @@ def _unite(table: CodedTable, rows: pl.DataFrame, keys: list[str], what: str) ->
     kept = np.ones(table.frame.height, dtype=np.bool_)
     kept[gone] = False
     frame = table.frame.with_columns(pl.Series(CONCEPT_SET, new)).filter(pl.Series(kept))
-    merged = replace(table, frame=frame, sets=sets)
+    merged = replace(table, frame=frame, sets=sets, merged=(*table.merged, pair))
     exact = f", {copies} of them exact copies" if copies else ""
     return merged.note(
         f"{what}: merged {len(gone)} rows ({share(len(gone) / table.frame.height)}) into"

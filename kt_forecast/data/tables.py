@@ -32,6 +32,7 @@ def load(
     name: str | None = None,
     min_interactions: int = 1,
     repeats: Repeats = "auto",
+    trace: bool = False,
 ) -> Interactions:
     """Return checked interactions.
 
@@ -43,6 +44,7 @@ def load(
         name: short name for reports; the file's name by default.
         min_interactions: students with fewer steps are left out.
         repeats: what to do with rows that repeat the student's previous question.
+        trace: tell what became of every row, as `Interactions.source`.
 
     Raises:
         InputError: the source cannot be found, read or used.
@@ -68,6 +70,7 @@ def load(
         min_interactions=min_interactions,
         repeats=repeats,
         names=columns,
+        trace=trace,
     )
 
 
