@@ -32,7 +32,7 @@ class RemoteFile(Config):
         unzip: whether it is a zip archive to be unpacked beside itself.
     """
 
-    url: str = Field(pattern=r"^(https?|file)://")
+    url: str = Field(pattern=r"^https?://")
     name: str = Field(pattern=r"^[^/\\]+$")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     bytes: int | None = Field(None, gt=0)
@@ -46,9 +46,9 @@ class Card(Config):
         title: its full name.
         description: what a row is, where it comes from, what is known to be wrong with it.
         task: what it is for.
-        homepage: the page of its owners.
         licence: what its owners allow.
         citation: what they ask to be cited.
+        homepage: the page of its owners.
         files: what can be fetched without an account; empty where a form must be filled in.
         obtain: what a person must do to get the files, where they cannot be fetched.
         path: the data beside the card, relative to its folder; the raw folder if absent.
@@ -62,9 +62,9 @@ class Card(Config):
     title: str
     description: str
     task: Literal["knowledge_tracing"]
-    homepage: str
     licence: str
     citation: str
+    homepage: str = ""
     files: tuple[RemoteFile, ...] = ()
     obtain: str = ""
     path: str = RAW_FOLDER
@@ -122,7 +122,18 @@ def find_data(name: str) -> Path:
     if kept := os.environ.get(DATA_VARIABLE):
         candidates.append(Path(kept) / "kt" / name)
     for path in candidates:
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        if path.is_file():
             return path
-    how = f"fetch {name!r} first" if card.files else card.obtain
+        if path.is_dir() and (found := _content(path)):
+            return found[0] if len(found) == 1 and found[0].is_file() else path
+    how = f"fetch {name!r} first" if card.files else f"{card.obtain} ({card.homepage})"
     raise InputError(f"the data of {name!r} are not in {beside}; {how}")
+
+
+def _content(folder: Path) -> list[Path]:
+    """Return what lies in a folder, without archives, hidden files and unfinished transfers."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name[0] != "." and path.suffix not in {".part", ".zip"}
+    )

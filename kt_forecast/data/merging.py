@@ -163,8 +163,8 @@ def _merge_expanded(
         return table
     agreeing = float(equal.mean() or 0.0)  # type: ignore[arg-type]
     found = (
-        f"{len(equal)} rows ({share(len(equal) / table.frame.height)}) repeat the student's previous"
-        f" question with another concept, the response equal in {share(agreeing)}"
+        f"{len(equal)} rows ({share(len(equal) / table.frame.height)}) repeat the student's"
+        f" previous question with another concept, the response equal in {share(agreeing)}"
     )
     doubtful = agreeing >= OFTEN_AGREE and len(equal) >= ENOUGH_PAIRS
     copied = agreeing >= NEVER_CONTRADICT and not keyed and _telling(table.frame, len(equal))
