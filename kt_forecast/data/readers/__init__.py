@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import polars as pl
 
@@ -62,6 +62,7 @@ class RawTable:
             ) from error
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What a reader module offers."""
 

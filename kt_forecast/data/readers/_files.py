@@ -50,11 +50,11 @@ class Sheet:
     notes: tuple[str, ...]
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> io.BufferedIOBase:
     """Open a file for reading, through gzip where its first bytes say so."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
+    return gzip.GzipFile(path) if packed else path.open("rb")
 
 
 def peek(path: Path, n_lines: int) -> list[str]:
@@ -103,7 +103,7 @@ def readable(path: Path) -> None:
         return
     try:
         with open_bytes(path) as file:
-            start = file.read(CHUNK_BYTES)
+            start = file.read1(CHUNK_BYTES)
     except (OSError, EOFError, zlib.error):
         raise InputError(
             f"{path} cannot be unpacked from line 1 on; a whole gzip file or plain text is needed."
@@ -189,7 +189,7 @@ def first_misfit(path: Path) -> str:
         return str(path)
     separator = max(",\t;", key=lines[0].count)
     with open_bytes(path) as file:
-        text = io.TextIOWrapper(file, encoding="latin-1", newline="")
+        text = io.TextIOWrapper(cast("IO[bytes]", file), encoding="latin-1", newline="")
         rows = csv.reader(text, delimiter=separator)
         width = len(next(rows, []))
         for row in rows:

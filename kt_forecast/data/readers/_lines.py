@@ -62,7 +62,7 @@ def steps(path: Path, table: pl.DataFrame, columns: Sequence[str], answers: str)
     lists = table.drop(set(columns) - set(present)).with_columns(pl.col(present).str.split(","))
     length = pl.col(answers).list.len()
     for name in present:
-        absent = pl.col(name).list.first() == ABSENT
+        absent = (pl.col(name).list.len() == 1) & (pl.col(name).list.first() == ABSENT)
         bad = lists.filter(~absent & (pl.col(name).list.len() != length)).head(1)
         if bad.height:
             row = bad.row(0, named=True)

@@ -70,8 +70,7 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> RawTable:
             f"{', '.join(present)}, of which some can be mapped to {', '.join(COLUMNS)}."
         )
     frame, notes = _open(path, list(chosen.values()))
-    kinds = frame.select(set(chosen.values())).collect_schema()
-    selected = [_value(name, column, kinds[column]) for name, column in chosen.items()]
+    selected = [_value(name, column, frame) for name, column in chosen.items()]
     if LINE in frame.collect_schema():
         selected.append(pl.col(LINE))
     guessed = [
@@ -137,9 +136,9 @@ def _mapped(path: Path, present: tuple[str, ...], columns: Mapping[str, str]) ->
     return dict(columns)
 
 
-def _value(name: str, column: str, kind: pl.DataType) -> pl.Expr:
+def _value(name: str, column: str, frame: pl.LazyFrame) -> pl.Expr:
     """Return a column under its canonical name, times as milliseconds."""
-    value = pl.col(column)
+    value, kind = pl.col(column), frame.collect_schema()[column]
     if kind == pl.String and name == TIME:
         value = pl.coalesce(whole(column), moment(column))
     elif kind == pl.String:
