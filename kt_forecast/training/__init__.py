@@ -1,0 +1,25 @@
+"""One loop that trains every torch model, alone or under torchrun.
+
+Validation chooses the epoch; there is no argument through which test data could come. The loop
+waits for the device once every ``check_updates`` updates, not at each, and a run that was killed
+goes on from its checkpoint with the bits it would have had.
+"""
+
+from kt_forecast.training.files import read_tensors, write_tensors
+from kt_forecast.training.loop import fit, parameter_groups
+from kt_forecast.training.settings import Batches, Checkpoint, Epoch, Fitted, TrainingConfig
+from kt_forecast.training.workers import Workers, workers
+
+__all__ = [
+    "Batches",
+    "Checkpoint",
+    "Epoch",
+    "Fitted",
+    "TrainingConfig",
+    "Workers",
+    "fit",
+    "parameter_groups",
+    "read_tensors",
+    "workers",
+    "write_tensors",
+]

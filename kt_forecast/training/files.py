@@ -1,0 +1,55 @@
+"""Tensors and plain values in one file: written whole or not at all, read without executing it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kt_forecast.errors import InputError
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and plain values as one file, whole or not at all; makes the folder.
+
+    Args:
+        path: ends in ``.safetensors``; an older file is replaced.
+        tensors: may share memory.
+        facts: anything JSON can hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    save_file(copied(tensors), part, metadata={"facts": json.dumps(facts)})
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what `write_tensors` wrote, on the CPU; nothing in the file is executed.
+
+    Raises:
+        InputError: the file is not one that `write_tensors` wrote.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file of this program ({error}); "
+            f"delete it or give another"
+        ) from None
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU that share no memory, as safetensors asks."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}

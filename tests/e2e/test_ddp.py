@@ -1,0 +1,49 @@
+"""Two processes under torchrun train as one process does on the same batches."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.e2e import tiny_training
+
+
+def launch(folder, *options, dies=False):
+    folder.mkdir(exist_ok=True)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, *torchrun, tiny_training.__file__, str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert (done.returncode != 0) == dies, done.stderr
+    return [] if dies else [told(folder, rank) for rank in range(2)]
+
+
+def told(folder, rank):
+    return json.loads((folder / f"rank{rank}.json").read_text())
+
+
+def test_two_processes_equal_one(tmp_path):
+    (tmp_path / "one").mkdir()
+    tiny_training.main([str(tmp_path / "one"), "--ema", "0.9"])
+    alone = told(tmp_path / "one", 0)
+    together = launch(tmp_path / "two", "--ema", "0.9")
+    assert [r["world"] for r in together] == [2, 2]
+    for rank, found in enumerate(together):
+        assert found["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+        assert found["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
+        ours = load_file(tmp_path / "two" / f"rank{rank}.safetensors")
+        for name, expected in load_file(tmp_path / "one" / "rank0.safetensors").items():
+            torch.testing.assert_close(ours[name], expected, rtol=1e-5, atol=1e-5)
+    assert [p.name for p in (tmp_path / "two" / "place").iterdir()] == ["checkpoint.safetensors"]
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_to_the_same_bits(tmp_path):
+    whole = launch(tmp_path / "whole", "--dropout", "0.3")
+    launch(tmp_path / "cut", "--dropout", "0.3", "--end", "2.3", dies=True)
+    again = launch(tmp_path / "cut", "--dropout", "0.3")
+    assert [r["losses"] for r in again] == [r["losses"] for r in whole]
+    files = [tmp_path / name / "rank1.safetensors" for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
