@@ -5,7 +5,7 @@ import gzip
 import io
 import re
 import zlib
-from codecs import getincrementaldecoder
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -126,10 +126,12 @@ def source(path: Path) -> tuple[Path | io.BytesIO, int, tuple[str, ...]]:
     n_lines, utf8, ended = 0, True, True
     try:
         with open_bytes(path) as file:
-            while chunk := file.read(CHUNK_BYTES):
+            # read1 gives what could be unpacked before a break, so that its lines are counted.
+            while chunk := file.read1(CHUNK_BYTES):
                 n_lines += chunk.count(b"\n")
                 ended = chunk.endswith(b"\n")
-                utf8 = utf8 and _decodes(decoder.decode, chunk)
+                utf8 = utf8 and _decodes(decoder, chunk)
+            utf8 = utf8 and _decodes(decoder, b"", final=True)
     except (OSError, EOFError, zlib.error):
         raise InputError(
             f"{path} breaks off after line {n_lines}; a whole gzip file or plain text is needed."
@@ -255,9 +257,9 @@ def find(folder: Path, pattern: str) -> list[Path]:
     )
 
 
-def _decodes(decode: object, chunk: bytes) -> bool:
+def _decodes(decoder: IncrementalDecoder, chunk: bytes, *, final: bool = False) -> bool:
     try:
-        decode(chunk)  # type: ignore[operator]
+        decoder.decode(chunk, final)
     except UnicodeDecodeError:
         return False
     return True
