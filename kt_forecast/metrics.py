@@ -6,7 +6,7 @@ sorted rows or sums over each student, prepared once, so that a resample costs o
 A metric that is undefined, as AUC is when all responses agree, is nan.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -265,20 +265,28 @@ def ece(response: Int[np.ndarray, " rows"], p_correct: Float[np.ndarray, " rows"
     return _value(_ece, _alone(response, p_correct))
 
 
-def score(answers: Answers, *, resamples: int = 500, seed: int = 0) -> dict[str, Estimate]:
-    """Return every metric of `METRICS` with its interval.
+def score(
+    answers: Answers,
+    *,
+    names: Iterable[str] | None = None,
+    resamples: int = 500,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Return metrics with their intervals.
 
     Args:
         answers: the scored rows.
+        names: which of `METRICS`; all by default.
         resamples: how often the students are drawn; 0 for no intervals.
         seed: of the draws.
 
     Returns:
         Estimates by metric name; an interval is over the resamples in which the metric exists.
     """
-    values = {name: _value(metric, answers) for name, metric in METRICS.items()}
+    wanted = {name: METRICS[name] for name in names or METRICS}
+    values = {name: _value(metric, answers) for name, metric in wanted.items()}
     drawn = [
-        [metric(answers, times) for metric in METRICS.values()]
+        [metric(answers, times) for metric in wanted.values()]
         for times in _draws(answers, resamples, seed)
     ]
     return _estimates(values, drawn)

@@ -48,3 +48,23 @@ COLUMNS = (STUDENT, QUESTION, CONCEPTS, RESPONSE, TIME, ORDER, *ANSWER_EXTRAS, F
 
 P_CORRECT = "p_correct"
 """Predicted probability that the response is 1."""
+
+ROW = "row"
+"""Row of the table of interactions that a prediction belongs to."""
+
+ANSWERS_SEEN = "answers_seen"
+"""How many answers of the student came before the step's event; in a table of ranges, the least."""
+
+ANSWERS_SEEN_MOST = "answers_seen_most"
+"""The most answers seen in a range; empty where the range has no end."""
+
+N_ROWS = "n_rows"
+"""How many predictions a line of a result table sums up."""
+
+P_LEAST = "p_least"
+"""Lower edge of a calibration bin; p_correct at the edge belongs to the bin."""
+
+AUC = "auc"
+AUC_LOW = "auc_low"
+AUC_HIGH = "auc_high"
+"""Area under the ROC curve and the ends of its interval."""
