@@ -1,0 +1,1 @@
+"""One experiment from a recipe to a tracked, audited, reported run."""

@@ -1,0 +1,20 @@
+"""Train, predict, follow one student, save: what both the Python call and the command use."""
+
+from kt_forecast.tracer.estimator import KnowledgeTracer, load
+from kt_forecast.tracer.fitting import Fitted, fit_plan
+from kt_forecast.tracer.streaming import Stream, mastery_over_time
+from kt_forecast.tracer.systems import Plan, catalogue, find, names, plan
+
+__all__ = [
+    "Fitted",
+    "KnowledgeTracer",
+    "Plan",
+    "Stream",
+    "catalogue",
+    "find",
+    "fit_plan",
+    "load",
+    "mastery_over_time",
+    "names",
+    "plan",
+]
