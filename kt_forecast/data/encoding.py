@@ -78,9 +78,7 @@ def encode_sets(series: pl.Series, separator: str) -> EncodedSets:
     """
     distinct = series.unique()
     if isinstance(series.dtype, pl.List):
-        lists = (
-            distinct.cast(pl.List(pl.String)) if _is_text(series.dtype) else _list_text(distinct)
-        )
+        lists = _list_text(distinct)
     else:
         lists = as_text(distinct).str.split(separator)
     owner = places(len(lists))
@@ -95,11 +93,8 @@ def encode_sets(series: pl.Series, separator: str) -> EncodedSets:
     )
 
 
-def _is_text(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, pl.List) and dtype.inner == pl.String
-
-
 def _list_text(lists: pl.Series) -> pl.Series:
+    """Return lists of any scalar as lists of text; whole floats read as integers."""
     inner = lists.dtype.inner if isinstance(lists.dtype, pl.List) else lists.dtype
     if inner in {pl.Float32, pl.Float64}:
         lists = lists.cast(pl.List(pl.Int64))

@@ -83,8 +83,8 @@ def times(series: pl.Series, where: Place) -> pl.Series:
     accepted = "are whole milliseconds, dates and ISO date texts"
     original = series
     if series.dtype == pl.String:
-        number = series.str.strip_chars().cast(pl.Int64, strict=False)
-        series = number if number.null_count() == 0 else _dates(series)
+        numbers = _text_numbers(series)
+        series = _dates(series) if numbers.is_null().all() else numbers
     if series.dtype == pl.Date:
         series = series.cast(pl.Datetime("ms"))
     if isinstance(series.dtype, pl.Datetime):
@@ -99,8 +99,6 @@ def orders(series: pl.Series, where: Place) -> pl.Series:
         InputError: a row is empty or no whole number.
     """
     original = series
-    if series.dtype == pl.String:
-        series = series.str.strip_chars()
     if isinstance(series.dtype, pl.Datetime):
         series = series.dt.timestamp("us")
     return _whole(series, original, ORDER, where, "is a whole number in every row")
@@ -147,13 +145,25 @@ def _dates(series: pl.Series) -> pl.Series:
 def _whole(
     series: pl.Series, original: pl.Series, column: str, where: Place, accepted: str
 ) -> pl.Series:
+    if series.dtype == pl.String:
+        series = _text_numbers(series)
     if series.dtype.is_float():
         series = series.set(~series.is_finite(), None).round()
-    numeric = series.dtype.is_numeric() or series.dtype == pl.String
-    numbers = series.cast(pl.Int64, strict=False) if numeric else None
-    bad = numbers.is_null() if numbers is not None else pl.repeat(True, len(series), eager=True)  # noqa: FBT003
-    _refuse(bad, original, column, where, accepted)
-    return series.cast(pl.Int64) if numbers is None else numbers
+    if series.dtype.is_numeric():
+        numbers = series.cast(pl.Int64, strict=False)
+    else:
+        numbers = pl.repeat(None, len(series), dtype=pl.Int64, eager=True)
+    _refuse(numbers.is_null(), original, column, where, accepted)
+    return numbers
+
+
+def _text_numbers(series: pl.Series) -> pl.Series:
+    """Return text as Int64, or as Float64 where whole numbers are written with a point."""
+    text = series.str.strip_chars()
+    whole = text.cast(pl.Int64, strict=False)
+    if whole.null_count() == series.null_count():
+        return whole
+    return text.cast(pl.Float64, strict=False)
 
 
 def _plain(series: pl.Series, column: str, where: Place, accepted: str) -> pl.Series:
