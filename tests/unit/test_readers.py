@@ -317,6 +317,12 @@ def test_pykt_folds_without_questions_are_events_one_by_one(tmp_path):
     assert rows(read(path), CONCEPTS, ORDER) == [(("7",), 0), (("7",), 1)]
 
 
+def test_pykt_folds_drop_padding_that_only_the_responses_show(tmp_path):
+    path = tmp_path / "test.csv"
+    path.write_text('fold,uid,questions,responses\n-1,1,"5,6,-1","1,0,-1"\n')
+    assert rows(read(path), QUESTION, RESPONSE) == [("5", "1"), ("6", "0")]
+
+
 def test_xes3g5m_prefers_whole_questions_and_drops_padding():
     raw = read(FIXTURES / "xes3g5m")
     assert rows(raw, STUDENT, FOLD, QUESTION, CONCEPTS, RESPONSE, TIME, ORDER) == [
@@ -370,6 +376,19 @@ def test_a_folder_of_test_parts_is_one_table_with_the_part_as_fold():
     ]
 
 
+def test_a_folder_of_other_line_files_is_one_table_without_folds(tmp_path):
+    for place, name in enumerate(("a.csv", "b.csv")):
+        (tmp_path / name).write_text(f"2\n4,{place}\n0,1\n")
+    raw = read(tmp_path)
+    assert rows(raw, STUDENT, CONCEPTS) == [
+        ("a:1", ("4",)),
+        ("a:1", ("0",)),
+        ("b:1", ("4",)),
+        ("b:1", ("1",)),
+    ]
+    assert FOLD not in raw.collect().columns
+
+
 def test_three_lines_have_concepts_only_and_students_are_numbered():
     raw = read(FIXTURES / "dkvmn_lines/three_lines.csv")
     assert rows(raw, STUDENT, CONCEPTS, RESPONSE) == [
@@ -419,6 +438,12 @@ def test_long_table_reports_the_synonyms_it_took():
         ms(2020, 1, 1, 0, 0, 1),
     )
     assert "Column user_id is taken as student." in raw.notes
+
+
+def test_latin1_text_keeps_its_letters(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes("student,question,response\nZoé,q1,1\n".encode("latin-1"))
+    assert rows(read(path), STUDENT, LINE) == [("Zoé", 2)]
 
 
 def test_long_table_takes_a_mapping():
