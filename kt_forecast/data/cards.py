@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from kt_forecast.config import Config
+from kt_forecast.data.merging import Repeats
 from kt_forecast.errors import InputError
 
 CARDS_VARIABLE = "KT_FORECAST_DATASETS"
@@ -55,6 +56,7 @@ class Card(Config):
         format: the reader's name, or ``auto``.
         separator: joins several concepts in one text value; the reader's own if absent.
         columns: canonical name to the file's own, for plain tables.
+        repeats: what to do with rows that repeat the student's previous question.
         folds: how the published split was made, if there is one.
         simulated: whether the students are invented.
     """
@@ -71,6 +73,7 @@ class Card(Config):
     format: str = "auto"
     separator: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
+    repeats: Repeats = "auto"
     folds: str = ""
     simulated: bool = False
 

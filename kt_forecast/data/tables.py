@@ -56,6 +56,7 @@ def load(
         source = find_data(source)
         columns = columns or dict(card.columns)
         separator = separator or card.separator
+        repeats = card.repeats if repeats == "auto" else repeats
         format = card.format if format == "auto" else format  # noqa: A001
     if isinstance(source, str | Path):
         raw = read(Path(source), columns=columns, format=format)
