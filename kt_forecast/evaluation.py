@@ -35,6 +35,7 @@ ANSWERS_SEEN_EDGES = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)
 """Least answers seen of each line of the table by answers seen."""
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """Anything that predicts the steps of students' sequences."""
 

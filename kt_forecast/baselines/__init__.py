@@ -7,7 +7,7 @@ trains as those of the zoo do.
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from kt_forecast.nn.system import Paper, System, modules_in, named
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
 
 
+@runtime_checkable
 class FittedBaseline(Protocol):
     """A baseline that is fitted once, with no gradient steps."""
 
