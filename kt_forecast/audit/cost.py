@@ -96,13 +96,15 @@ def step_cost(mixer: Any, x: Tensor) -> tuple[int, int]:  # noqa: ANN401
 
 
 def _counter() -> FlopCounterMode:
-    """Count the CPU's fused attention too, which torch's own table leaves out."""
+    """Count the CPU's fused attention and recurrence too, which torch's own table leaves out."""
     ops = torch.ops.aten
     return FlopCounterMode(
         display=False,
         custom_mapping={
             ops._scaled_dot_product_flash_attention_for_cpu: _attention_flops,  # noqa: SLF001
             ops._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops,  # noqa: SLF001
+            ops.mkldnn_rnn_layer: _recurrence_flops,
+            ops.mkldnn_rnn_layer_backward: _recurrence_backward_flops,
         },
     )
 
@@ -113,3 +115,12 @@ def _attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:  # noqa
 
 def _backward_flops(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:  # noqa: ANN401
     return sdpa_backward_flop_count(grad, q, k, v)
+
+
+def _recurrence_flops(x: Any, on_input: Any, on_state: Any, *_: Any, **__: Any) -> int:  # noqa: ANN401
+    """Return the operations of one recurrent layer: two matrix products a step."""
+    return 2 * math.prod(x[:-1]) * (math.prod(on_input) + math.prod(on_state))
+
+
+def _recurrence_backward_flops(*args: Any, **kwargs: Any) -> int:  # noqa: ANN401
+    return 2 * _recurrence_flops(*args, **kwargs)
