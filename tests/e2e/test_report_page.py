@@ -1,0 +1,128 @@
+"""The report in a real browser: headless Chromium opens it, without network."""
+
+import dataclasses
+import html
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from kt_forecast.report import Verdict, write
+from tests.sample_record import HOSTILE, a_record
+
+PHONE_PIXELS = 375
+DESKTOP_PIXELS = 1200
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+
+def browse(tmp_path, page, *flags):
+    """Open a page and return what the browser printed and what it complained about."""
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        *flags,
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout, console
+
+
+def dom(tmp_path, page):
+    return browse(tmp_path, page, "--dump-dom")
+
+
+@pytest.fixture
+def page(tmp_path):
+    path = tmp_path / "report.html"
+    write(a_record(), path)
+    return path
+
+
+def test_the_browser_shows_every_section_and_complains_about_nothing(tmp_path, page):
+    text, console = dom(tmp_path, page)
+    assert console == []
+    for section in ("scores", "trust", "mastery", "learning", "audit", "data", "model", "again"):
+        assert f'<section id="{section}"' in text
+    for target in re.findall(r'href="#([\w-]+)"', text):
+        assert f'id="{target}"' in text
+    assert text.count("<svg") == 8
+    assert "best baseline, logistic, reaches 0.750" in text
+    assert "UNPROVEN" in text
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(tmp_path, page):
+    text, console = dom(tmp_path, page)
+    assert console == []
+    assert not re.search(r"<(script|link|iframe|object|embed)\b", text)
+    assert not re.search(r"""(src|srcset|xlink:href)\s*=\s*["']?https?:""", text)
+    assert not re.search(r"url\(\s*['\"]?https?:|@import", text)
+
+
+def test_what_a_name_says_is_not_executed(tmp_path):
+    path = tmp_path / "hostile.html"
+    mastery = dataclasses.replace(a_record().mastery, student=HOSTILE, concepts=(HOSTILE, "_x"))
+    write(a_record(name=HOSTILE, rival=HOSTILE[::-1], title=HOSTILE, mastery=mastery), path)
+    text, console = dom(tmp_path, path)
+    assert console == []
+    title = re.search(r"<title>(.*?)</title>", text)[1]
+    assert title != "owned"
+    assert "<img" not in text
+    assert html.escape("<script>document.title", quote=False) in text
+
+
+def test_a_leak_stands_in_the_title_and_at_the_top(tmp_path):
+    path = tmp_path / "leak.html"
+    write(a_record(verdict=Verdict(verdict="leak", findings=("seen",))), path)
+    text, _ = dom(tmp_path, path)
+    assert "<title>LEAKS: A run</title>" in text
+    assert text.index("<strong>LEAKS</strong>") < text.index("<section")
+
+
+@pytest.mark.parametrize("width", [PHONE_PIXELS, DESKTOP_PIXELS])
+def test_nothing_hangs_over_the_edge(tmp_path, page, width):
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"""<!doctype html><title>unmeasured</title>
+        <iframe id="f" style="width:{width}px;height:900px;border:0"
+          srcdoc="{html.escape(page.read_text("utf-8"))}"></iframe>
+        <script>document.getElementById("f").onload = (event) => {{
+          const root = event.target.contentDocument.documentElement;
+          document.title = root.scrollWidth + " of " + root.clientWidth; }}</script>""",
+        "utf-8",
+    )
+    text, _ = dom(tmp_path, frame)
+    assert re.search(r"<title>(.*?)</title>", text)[1] == f"{width} of {width}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "light"),
+    [((), True), (("--blink-settings=preferredColorScheme=0",), False)],
+    ids=["light", "dark"],
+)
+def test_the_screenshot_is_drawn_in_the_readers_colours(tmp_path, page, flags, light):
+    picture = tmp_path / "page.png"
+    size = f"--window-size={DESKTOP_PIXELS},1600"
+    browse(tmp_path, page, f"--screenshot={picture}", size, *flags)
+    brightness = imread(picture)[..., :3].mean(axis=-1)
+    assert brightness.shape[1] == DESKTOP_PIXELS
+    assert (np.median(brightness) > 0.9) if light else (np.median(brightness) < 0.2)
+    assert np.abs(brightness - np.median(brightness)).max() > 0.5, "the page is blank"
