@@ -226,15 +226,18 @@ def collate(sequences: StudentSequences, pieces: Pieces) -> Batch:
     length = torch.from_numpy(pieces.length)[:, None]
     offset = torch.arange(int(pieces.length.max(initial=0)))[None]
     real = offset < length
-    place = torch.where(real, start + offset, start)
+    past_end = (offset - length + 1).clamp(min=0)
+    place = start + offset - past_end
     counts = sequences.scored[place] & real
     counts &= offset >= torch.from_numpy(pieces.scored_from)[:, None]
+    # Events rise strictly through the padding, so that it shares none with a step.
+    event = (sequences.event[place] + past_end).long()
     seconds = sequences.seconds
     return Batch(
         question=_fill(sequences.question, place, real),
         concepts=_concepts(sequences, place, real),
         response=_fill(sequences.response, place, real),
-        event=sequences.event[place].long(),
+        event=event,
         seconds=torch.zeros(place.shape)
         if seconds is None
         else torch.where(real, seconds[place], 0.0),
@@ -242,6 +245,7 @@ def collate(sequences: StudentSequences, pieces: Pieces) -> Batch:
         real=real,
         scored=counts,
         place=torch.where(real, place, -1),
+        bundles=bool((event.diff(dim=1) == 0).any()),
     )
 
 
