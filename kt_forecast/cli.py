@@ -138,8 +138,10 @@ def train(
         changes["model"] = {"system": system}
     if seed is not None:
         changes["seed"] = seed
-    if fold is not None:
-        changes["split"] = {"fold": fold if fold == "all" else _number(fold, "--fold")}
+    if fold == "all":
+        changes |= {"folds": "all", "split": {"kind": "folds"}}
+    elif fold is not None:
+        changes["split"] = {"kind": "folds", "fold": _number(fold, "--fold")}
     if coin_flip:
         changes["coin_flip"] = True
     _show(run(chosen.changed(changes, "the command line"), runs=runs, device=device, say=_say))
@@ -252,9 +254,10 @@ def data_check(
       kt-forecast data check answers.csv --column student=user_id --separator ";"
     """
     from kt_forecast.experiment import tables
+    from kt_forecast.experiment.recipe import DataRecipe
 
     settings = _table_settings(str(file), column, format, separator, repeats)
-    found = tables.load(settings)
+    found = tables.load(DataRecipe.parse(settings, "data check"))
     _print_table(found.name, ("what", "found"), tables.summary(found))
     for note in found.notes:
         _say(f"note: {note}")
@@ -270,7 +273,7 @@ def data_import(
     format: Format = "auto",
     separator: Separator = None,
     repeats: Repeats = "auto",
-    to: Annotated[Path, typer.Option("--to", help="Folder of data sets.")] = Path("datasets"),
+    to: Annotated[Path | None, typer.Option("--to", help="Folder of data sets.")] = None,
 ) -> None:
     """Check a table and keep it as a data set, to be named by train --data from then on.
 
@@ -280,9 +283,12 @@ def data_import(
       kt-forecast train --data mine
     """
     from kt_forecast.experiment import tables
+    from kt_forecast.experiment.recipe import DataRecipe
 
     settings = _table_settings(str(file), column, format, separator, repeats)
-    card = tables.keep(settings, name or file.name.split(".")[0], to)
+    card = tables.keep(
+        DataRecipe.parse(settings, "data import"), name or file.name.split(".")[0], to
+    )
     _say(f"wrote {card}; train on it with: kt-forecast train --data {card.parent.name}")
 
 
@@ -357,7 +363,9 @@ def _say(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-def _show(run: "Run") -> None:
+def _show(run: "Run | None") -> None:
+    if run is None:
+        return
     for title, header, rows in run.tables():
         _print_table(title, header, rows)
     for line in run.closing():

@@ -145,7 +145,8 @@ class Recipe(Config):
         Raises:
             InputError: a key or value is refused.
         """
-        return type(self).parse(_merged(self.plain(), changes), where)
+        chosen = _without_none(self.model_dump(mode="json", exclude_unset=True))
+        return type(self).parse(_merged(chosen, changes), where)
 
     def with_sets(self, sets: list[str]) -> Self:
         """Return the recipe with dotted keys replaced, each given as ``a.b=c``.
@@ -163,8 +164,8 @@ class Recipe(Config):
         return _without_none(self.model_dump(mode="json"))
 
     def to_toml(self) -> str:
-        """Return the recipe with every default written out."""
-        return tomli_w.dumps(self.plain())
+        """Return the recipe with every default, and the seed of the split, written out."""
+        return tomli_w.dumps(self.model_copy(update={"split": self.seeded_split()}).plain())
 
     def title(self) -> str:
         """Return the run's short name."""

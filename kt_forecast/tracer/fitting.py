@@ -13,11 +13,12 @@ import torch
 from kt_forecast import metrics
 from kt_forecast.baselines import Baseline
 from kt_forecast.errors import InputError
+from kt_forecast.evaluation import stream
 from kt_forecast.nn.system import System
 from kt_forecast.sequences.batching import Batches
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
 from kt_forecast.tasks.knowledge_tracing import Tracer
-from kt_forecast.tasks.prediction import predict, predict_batches, stream_predict
+from kt_forecast.tasks.prediction import predict, predict_batches
 from kt_forecast.tracer.systems import Plan, plan
 from kt_forecast.training import Checkpoint, Epoch, fit, read_tensors, write_tensors
 
@@ -81,12 +82,15 @@ class Fitted:
             return found
         return predict(tracer, sequences, history=history, unit=unit, device=self.device)
 
-    def stream_predict(self, sequences: StudentSequences) -> npt.NDArray[np.float64]:
-        """Return what `predict` returns on whole histories, made one step after another."""
+    def stream(self, sequences: StudentSequences) -> npt.NDArray[np.float64]:
+        """Return what `predict` returns on whole histories, made one step after another.
+
+        A fitted baseline keeps no state: it is told the whole history, as it would be in a stream.
+        """
         tracer = self.tracer
         if tracer is None:
             return self.predict(sequences)
-        return stream_predict(tracer, sequences, device=self.device)
+        return stream(tracer, sequences, device=self.device)
 
     def save(self, folder: Path) -> None:
         """Write the model as one safetensors file with its settings as JSON, whole or not at all.

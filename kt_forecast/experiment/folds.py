@@ -1,0 +1,85 @@
+"""Every fold in turn, and their mean: how much a score owes to the luck of one split."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from kt_forecast.data.interactions import Interactions
+from kt_forecast.data.splits import ByFolds
+from kt_forecast.errors import InputError
+from kt_forecast.experiment import facts, tables
+from kt_forecast.experiment.recipe import Recipe
+from kt_forecast.experiment.run import Say, plans, run_one
+from kt_forecast.experiment.stored import RECORD, REPORT, Run, home
+from kt_forecast.report import render
+from kt_forecast.schema import FOLD, TEST_FOLD
+
+FOLDS = "folds.json"
+
+
+def run(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = print) -> Run | None:
+    """Do what a recipe describes, for its one fold or for all.
+
+    Args:
+        recipe: what to do.
+        runs: folder of the runs, of MLflow's database and of the cache.
+        device: a torch device, or ``auto``.
+        say: told what happens, one sentence at a time.
+
+    Returns:
+        The run, or the summary of the folds' runs; None in a process of several that is not the
+        first.
+
+    Raises:
+        InputError: a setting or the table cannot be used; nothing was written.
+    """
+    if recipe.folds == "one":
+        return run_one(recipe, runs=runs, device=device, say=say)
+    plans(recipe)
+    if not isinstance(recipe.split, ByFolds):
+        raise InputError(
+            f"folds is 'all' and the split is by {recipe.split.kind}; accepted is a split of kind"
+            " 'folds'"
+        )
+    folder = home(runs, recipe.title())
+    done = []
+    for fold in _folds(recipe.split, tables.load(recipe.data)):
+        say(f"fold {fold}")
+        changes = {"folds": "one", "name": f"{folder.name}-fold{fold}", "split": {"fold": fold}}
+        one = run_one(recipe.changed(changes, "folds"), runs=runs, device=device, say=say)
+        if one is not None:
+            done.append(one)
+    return _summary(folder, done) if done else None
+
+
+def _folds(by: ByFolds, interactions: Interactions) -> list[int]:
+    if FOLD in interactions.frame.columns:
+        return sorted({*interactions.frame[FOLD].to_list()} - {TEST_FOLD})
+    return list(range(by.n_folds))
+
+
+def _summary(folder: Path, done: list[Run]) -> Run:
+    """Write the mean of the folds as a record and a report of its own."""
+    first = done[0].record
+    protocols = zip(*(one.record.protocols for one in done), strict=True)
+    worst = next((one.record.verdict for one in done if one.leaks), first.verdict)
+    record = replace(
+        first,
+        title=folder.name,
+        protocols=tuple(facts.folded(list(each)) for each in protocols),
+        verdict=worst,
+        curve=(),
+        best_epoch=None,
+        mastery=None,
+        calibration={},
+        answers_seen={},
+        command=f"{first.command}  # and so on for {', '.join(one.name for one in done)}",
+    )
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    (part / FOLDS).write_text(json.dumps([one.name for one in done]), encoding="utf-8")
+    (part / RECORD).write_text(record.to_json(), encoding="utf-8")
+    (part / REPORT).write_text(render(record), encoding="utf-8")
+    part.replace(folder)
+    return Run(folder, record)
