@@ -1,0 +1,275 @@
+"""One run, recorded from its settings to its model."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+from kt_forecast.schema import CONCEPTS, P_CORRECT, QUESTION, RESPONSE, STUDENT, TIME
+from kt_forecast.tracking.store import PROCESS, ROOT, Store, quietly, this_process
+from kt_forecast.tracking.versions import code_version, requirements, versions
+
+MODEL = "model"
+REPORT = "report"
+VERDICT = "verdict"
+
+_LONGEST = 500
+"""Characters of a parameter or an error that are kept."""
+
+
+@runtime_checkable
+class Epoch(Protocol):
+    """What `Tracker.epoch` reads of an epoch of training."""
+
+    @property
+    def number(self) -> int:
+        """Counted from 1."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss."""
+        ...
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What validation gave."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time."""
+        ...
+
+    @property
+    def steps_per_second(self) -> float:
+        """Scored steps trained on per second."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last update."""
+        ...
+
+
+@runtime_checkable
+class Figure(Protocol):
+    """A matplotlib figure, or what can be saved like one."""
+
+    def savefig(self, fname: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Write the figure to a file."""
+        ...
+
+
+class Tracker:
+    """A run in MLflow, from entering to leaving the ``with`` block.
+
+    A block that raises leaves a failed run; so does a process that is killed, which the next
+    `Tracker` or `runs` notices.
+
+    Args:
+        experiment: MLflow's group of runs.
+        name: of the run.
+        root: folder of the store, see `Store`.
+        parent: id of the run that this one is a part of, such as one fold of several.
+        resume: id of a run to go on with; curves that it has are not written twice.
+
+    Attributes:
+        id: of the run.
+
+    Raises:
+        InputError: the store cannot be opened.
+    """
+
+    def __init__(
+        self,
+        experiment: str = "knowledge_tracing",
+        name: str = "",
+        *,
+        root: Path = ROOT,
+        parent: str | None = None,
+        resume: str | None = None,
+    ) -> None:
+        self._store = Store(root)
+        self._store.close_dead()
+        self._client = self._store.client
+        self._epochs_written = 0
+        tags = {PROCESS: this_process()}
+        if parent:
+            tags["mlflow.parentRunId"] = parent
+        if resume:
+            self.id = resume
+            self._client.update_run(resume, status="RUNNING")
+            past = self._client.get_metric_history(resume, "train_loss")
+            self._epochs_written = max((m.step for m in past), default=0)
+            self.tags(tags)
+        else:
+            group = self._store.experiment(experiment)
+            run = self._client.create_run(group, tags=tags, run_name=name or None)
+            self.id = run.info.run_id
+        self.tags({f"code.{k}": v for k, v in code_version().items()})
+        self.tags({f"library.{k}": v for k, v in versions().items()})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            text = str(error).strip()
+            self.tags({"error": f"{kind.__name__}: {text}"[:_LONGEST]})
+        self._client.set_terminated(self.id, "FAILED" if kind else "FINISHED")
+
+    def settings(self, settings: Mapping[str, Any]) -> None:
+        """Record nested settings: flat as parameters, whole as ``settings.json``."""
+        from mlflow.entities import Param
+
+        flat = flattened(settings)
+        values = [Param(k, v[:_LONGEST]) for k, v in flat.items()]
+        for start in range(0, len(values), 100):
+            self._client.log_batch(self.id, params=values[start : start + 100])
+        self.text(json.dumps(settings, indent=2, default=str), "settings.json")
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Record facts in words: hashes of data and split, the system's name, a verdict."""
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+
+    def data(self, *, data_hash: str, split_hash: str, name: str = "") -> None:
+        """Record which data and which split the run used."""
+        self.tags({"data.name": name, "data.hash": data_hash, "data.split": split_hash})
+
+    def verdict(self, verdict: str) -> None:
+        """Record what the audit found, beside which every score is to be read."""
+        self.tags({VERDICT: verdict})
+
+    def epoch(self, record: Epoch) -> None:
+        """Add an epoch to the curves, in one write; a callback of training."""
+        if record.number <= self._epochs_written:
+            return
+        values = {
+            "train_loss": record.loss,
+            "learning_rate": record.learning_rate,
+            "seconds": record.seconds,
+            "steps_per_second": record.steps_per_second,
+        }
+        values |= {f"valid_{name}": value for name, value in record.metrics.items()}
+        self._log(values, step=record.number)
+        self._epochs_written = record.number
+
+    def scores(self, scores: Mapping[str, float | tuple[float, float, float]]) -> None:
+        """Record final scores; of a triple, value and both ends of its interval."""
+        values: dict[str, float] = {}
+        for name, score in scores.items():
+            if isinstance(score, tuple):
+                value, low, high = score
+                values |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            else:
+                values[name] = score
+        self._log(values)
+
+    def _log(self, values: Mapping[str, float], step: int = 0) -> None:
+        from time import time
+
+        from mlflow.entities import Metric
+
+        now = int(time() * 1000)
+        metrics = [Metric(_name(k), float(v), now, step) for k, v in values.items()]
+        for start in range(0, len(metrics), 1000):
+            self._client.log_batch(self.id, metrics=metrics[start : start + 1000])
+
+    def text(self, text: str, name: str) -> None:
+        """Store a text under a file name, which may have folders."""
+        self._client.log_text(self.id, text, name)
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Store a file, or a folder with all that is in it.
+
+        Args:
+            path: what to store.
+            folder: where to put it among the run's artifacts.
+        """
+        if path.is_dir():
+            self._client.log_artifacts(self.id, str(path), folder or path.name)
+        else:
+            self._client.log_artifact(self.id, str(path), folder or None)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Store a figure as a PNG file under ``figures/``."""
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.png"
+            figure.savefig(path)
+            self.file(path, "figures")
+
+    def report(self, path: Path) -> None:
+        """Store the HTML report of the run."""
+        self.file(path, REPORT)
+
+    def model(self, folder: Path) -> str:
+        """Store a saved model so that ``mlflow.pyfunc.load_model`` predicts with it.
+
+        The code travels as text and the weights as safetensors; nothing is pickled. The model
+        takes a pandas table of interactions and returns ``p_correct`` for each row.
+
+        Args:
+            folder: what `kt_forecast.load` reads.
+
+        Returns:
+            The URI to load it by.
+        """
+        mlflow = quietly("mlflow.pyfunc", "mlflow")
+        # Without it the model would lie in MLflow's default experiment, not in the run's.
+        mlflow.set_experiment(experiment_id=self._client.get_run(self.id).info.experiment_id)
+        with warnings.catch_warnings():
+            # An example would have MLflow load and run the model whenever one is stored.
+            warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)
+            info = mlflow.models.Model.log(
+                artifact_path=None,
+                flavor=mlflow.pyfunc,
+                name=MODEL,
+                run_id=self.id,
+                python_model=str(Path(__file__).with_name("pyfunc.py")),
+                artifacts={MODEL: str(folder)},
+                pip_requirements=requirements(),
+                signature=_signature(),
+            )
+        return str(info.model_uri)
+
+
+def _signature() -> Any:  # noqa: ANN401
+    """Return the columns a stored model reads; their values are checked at its own door."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
+
+    columns = (STUDENT, QUESTION, CONCEPTS, RESPONSE, TIME)
+    return ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), name, required=False) for name in columns]),
+        outputs=Schema([ColSpec(DataType.double, P_CORRECT)]),
+    )
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings under dotted names, as text."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = (
+                value if isinstance(value, str) else json.dumps(value, default=str)
+            )
+    return flat
+
+
+def _name(metric: str) -> str:
+    """Return a metric's name in the characters that MLflow allows."""
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in metric)
