@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -64,20 +64,32 @@ class Config(BaseModel):
 def _sentence(cls: type[BaseModel], error: ValidationError) -> str:
     """Say the first problem in one sentence, naming the nearest key for an unknown one."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
+    keys, known = _followed(cls, first["loc"])
+    path = ".".join(keys)
     if first["type"] != "extra_forbidden":
         return f"{path or cls.__name__}: {first['msg']}, got {first['input']!r}"
-    known = _fields_at(cls, first["loc"][:-1])
-    near = get_close_matches(str(first["loc"][-1]), known, n=1)
+    near = get_close_matches(keys[-1], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
     return f"unknown key {path!r}; {hint}"
 
 
-def _fields_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+def _followed(cls: type[BaseModel], path: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Return the path without the tags that choose between classes, and the last class's keys."""
+    options = [cls]
+    keys: list[str] = []
     for part in path:
-        field = cls.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        cls = inner
-    return list(cls.model_fields)
+        tagged = [o for o in options if any(f.default == part for f in o.model_fields.values())]
+        if len(options) > 1 and tagged:
+            options = tagged
+            continue
+        keys.append(str(part))
+        field = options[0].model_fields.get(str(part))
+        options = (_models(field.annotation) if field else []) or options
+    return keys, list(options[0].model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401
+    """Return the settings classes that an annotation admits."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
