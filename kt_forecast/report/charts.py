@@ -69,7 +69,7 @@ def panel(record: RunRecord, position: int, name: str) -> Picture:
                 xycoords=("axes fraction", "data"),
                 xytext=(6, 0),
                 textcoords="offset points",
-                va="center",
+                va="center_baseline",
                 color=colour,
                 weight="bold" if place == 0 else "normal",
                 annotation_clip=False,

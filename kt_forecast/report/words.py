@@ -196,7 +196,13 @@ def best_baseline(protocol: Protocol) -> str | None:
 
 
 def headline(record: RunRecord) -> str:
-    """Return the result of the run in plain words, the audit's verdict aside."""
+    """Return the result of the run in plain words; one that leaks is never said without it."""
+    said = _result(record)
+    leaks = record.verdict is not None and record.verdict.leaks
+    return f"This run LEAKS, and what follows is no result: {said}" if leaks else said
+
+
+def _result(record: RunRecord) -> str:
     name = shown(record.system.name)
     if not record.protocols:
         return f"{name} was not evaluated."

@@ -181,6 +181,7 @@ def test_a_leak_is_loud(word):
     verdict = Verdict(verdict=word, findings=("response reaches step 8",))
     page = Page(render(bare(verdict=verdict)))
     assert page.text.count("LEAKS") >= 4
+    assert "LEAKS" in words.headline(a_record(verdict=verdict))
     assert "not to be believed" in page.text
     assert "response reaches step 8" in page.text
     assert any("verdict leaks" in value for _, name, value in page.attributes if name == "class")
@@ -248,7 +249,9 @@ def test_hostile_names_stay_text():
         settings={HOSTILE: {HOSTILE: HOSTILE}},
         citations=(Citation(title=HOSTILE, url="javascript:alert(1)"),),
         verdict=Verdict(verdict=HOSTILE, findings=(HOSTILE,), scope={HOSTILE: HOSTILE}),
-        mastery=dataclasses.replace(a_record().mastery, student=HOSTILE, concepts=(HOSTILE, "_x")),
+        mastery=dataclasses.replace(
+            a_record().mastery, student=HOSTILE, concepts=(HOSTILE, "_$\\unknown$")
+        ),
     )
     page = Page(render(record))
     assert "script" not in page.tags
@@ -256,6 +259,7 @@ def test_hostile_names_stay_text():
     assert not [value for _, name, value in page.attributes if value.startswith("javascript")]
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert "<script>document.title" in page.text
+    assert "_$\\unknown$" in page.text
 
 
 def test_names_of_other_scripts_and_control_characters_are_shown():
