@@ -42,6 +42,7 @@ from kt_forecast.schema import (
     TIME,
 )
 
+_KEY = "key"
 _CONTENT = tuple(column for column in COLUMNS if column != ORDER)
 
 
@@ -179,27 +180,39 @@ def _sort(table: CodedTable) -> CodedTable:
     """Sort by student, then time, then event id; equal rows keep the order of the file."""
     frame = table.frame
     clocks = [column for column in (TIME, ORDER) if column in frame.columns]
-    if not frame[STUDENT].is_sorted():
-        frame = frame.sort(STUDENT, maintain_order=True)
+    frame = _sorted(frame, [STUDENT, *clocks])
     if not clocks:
         return replace(table, frame=frame).note(
             "neither time nor order is known: the rows of each student were taken in file order"
         )
-    new_student = starts(frame, [STUDENT])
-    late = np.zeros(frame.height, dtype=np.bool_)
-    tied = ~new_student
-    for column in clocks:
-        clock = frame[column].to_numpy()
-        late[1:] |= tied[1:] & (clock[1:] < clock[:-1])
-        tied[1:] &= clock[1:] == clock[:-1]
+    row = frame[ROW].to_numpy()
+    late = ~starts(frame, [STUDENT])
+    late[1:] &= row[1:] < row[:-1]
     if not late.any():
         return replace(table, frame=frame)
     count = frame[STUDENT].filter(pl.Series(late)).n_unique()
-    frame = frame.sort(STUDENT, *clocks, maintain_order=True)
     return replace(table, frame=frame).note(
         f"the rows of {count} students were not in the order of {' and '.join(clocks)} and were"
         " sorted"
     )
+
+
+def _sorted(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+    """Sort by whole numbers, stably; one key made of all columns is sorted far faster than they."""
+    key = np.zeros(frame.height, dtype=np.int64)
+    room = 1
+    for column in columns:
+        values = frame[column].to_numpy()
+        low, span = int(values.min()), int(values.max()) - int(values.min()) + 1
+        room *= span
+        if room > np.iinfo(np.int64).max:
+            return frame.sort(columns, maintain_order=True)
+        key *= span
+        key += values - values.dtype.type(low)
+    if (key[1:] >= key[:-1]).all():
+        return frame
+    order = pl.Series(_KEY, key)
+    return frame.with_columns(order).sort(_KEY, maintain_order=True).drop(_KEY)
 
 
 def _drop_short(table: CodedTable, min_interactions: int, where: Place) -> CodedTable:
@@ -290,8 +303,10 @@ def _compact_sets(
     concepts = compact(pl.Series(concept, dtype=pl.UInt32), names)
     lists = concept_lists(owner, concepts.codes, len(used))
     distinct = distinct_sets(lists)
-    place = lookup(lists, distinct, places(len(distinct)))
-    return EncodedSets(lookup(codes, used, place), distinct, concepts.names), concepts.names
+    place = np.zeros(len(sets), dtype=np.uint32)
+    place[used.to_numpy()] = lookup(lists, distinct, places(len(distinct))).to_numpy()
+    final = pl.Series(place[codes.to_numpy()])
+    return EncodedSets(final, distinct, concepts.names), concepts.names
 
 
 def _set_names(sets: pl.Series, names: pl.Series, separator: str) -> pl.Series:

@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-Codes = npt.NDArray[np.uint32]
+_SMALL_RANGE = 1 << 20
+_INTEGER_BITS = 64
+_SET = "set"
+_NAME = "name"
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,32 @@ def places(count: int) -> pl.Series:
     return pl.Series(np.arange(count, dtype=np.uint32))
 
 
+def number(series: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Return the number of each row's value among the distinct values, and these.
+
+    Whole numbers within a small range are numbered through a table, all else by a join.
+    """
+    if series.dtype.is_integer() and len(series) and not series.null_count():
+        values = series.to_numpy()
+        low, high = int(values.min()), int(values.max())
+        if high - low < max(_SMALL_RANGE, len(values)):
+            offset = values - values.dtype.type(low)
+            seen = np.zeros(high - low + 1, dtype=np.bool_)
+            seen[offset] = True
+            found = np.flatnonzero(seen)
+            table = np.empty(len(seen), dtype=np.uint32)
+            table[found] = np.arange(len(found), dtype=np.uint32)
+            return pl.Series(table[offset]), pl.Series(found + low)
+    distinct = series.unique()
+    return lookup(series, distinct, places(len(distinct))), distinct
+
+
 def encode(series: pl.Series) -> Encoded:
     """Encode a column without nulls; surrounding blanks are no part of a name."""
-    distinct = series.unique()
+    numbers, distinct = number(series)
     text = as_text(distinct)
     names = text.unique().sort()
-    return Encoded(lookup(series, distinct, lookup(text, names, places(len(names)))), names)
+    return Encoded(lookup(text, names, places(len(names))).gather(numbers), names)
 
 
 def as_text(series: pl.Series) -> pl.Series:
@@ -76,29 +99,54 @@ def encode_sets(series: pl.Series, separator: str) -> EncodedSets:
 
     A null or an empty text is the empty set.
     """
-    distinct = series.unique()
+    numbers, members, count = _members(series, separator)
+    members = members.with_columns(pl.col(_NAME).str.strip_chars()).filter(pl.col(_NAME) != "")
+    encoded = encode(members[_NAME])
+    lists = concept_lists(members[_SET], encoded.codes, count)
+    sets = distinct_sets(lists)
+    codes = lookup(lists, sets, places(len(sets))).gather(numbers)
+    return EncodedSets(codes, sets, encoded.names)
+
+
+def _members(series: pl.Series, separator: str) -> tuple[pl.Series, pl.DataFrame, int]:
+    """Return the number of each row's set as written, the names in each set, and their count."""
     if isinstance(series.dtype, pl.List):
-        lists = _list_text(distinct)
+        if series.dtype.inner.is_integer() and (packed := _packed(series)):
+            return packed
+        numbers, distinct = number(series)
+        whole = isinstance(series.dtype.inner, pl.Float32 | pl.Float64)
+        lists = distinct.cast(pl.List(pl.Int64)) if whole else distinct
+        lists = lists.cast(pl.List(pl.String))
     else:
+        numbers, distinct = number(series)
         lists = as_text(distinct).str.split(separator)
-    owner = places(len(lists))
-    flat = pl.DataFrame({"set": owner, "name": lists.fill_null(pl.Series([[]], dtype=lists.dtype))})
-    flat = flat.explode("name", empty_as_null=False, keep_nulls=False)
-    flat = flat.with_columns(pl.col("name").str.strip_chars()).filter(pl.col("name") != "")
-    encoded = encode(flat["name"])
-    keys = concept_lists(flat["set"], encoded.codes, len(lists))
-    sets = distinct_sets(keys)
-    return EncodedSets(
-        lookup(series, distinct, lookup(keys, sets, places(len(sets)))), sets, encoded.names
-    )
+    members = pl.DataFrame({_SET: places(len(lists)), _NAME: lists})
+    return numbers, members.explode(_NAME, empty_as_null=False, keep_nulls=False), len(lists)
 
 
-def _list_text(lists: pl.Series) -> pl.Series:
-    """Return lists of any scalar as lists of text; whole floats read as integers."""
-    inner = lists.dtype.inner if isinstance(lists.dtype, pl.List) else lists.dtype
-    if inner in {pl.Float32, pl.Float64}:
-        lists = lists.cast(pl.List(pl.Int64))
-    return lists.cast(pl.List(pl.String))
+def _packed(series: pl.Series) -> tuple[pl.Series, pl.DataFrame, int] | None:
+    """Return `_members` of lists that fit into one integer each, or None.
+
+    Each member takes as many bits as the number of distinct members needs; 0 is no member.
+    """
+    offsets, values = flatten(series.fill_null(pl.Series([[]], dtype=series.dtype)))
+    if np.ma.isMaskedArray(values) or not len(values) or values.dtype.kind == "f":
+        return None
+    sizes = np.diff(offsets)
+    numbers, distinct = number(pl.Series(values))
+    longest, bits = int(sizes.max()), len(distinct).bit_length()
+    if bits * longest >= _INTEGER_BITS:
+        return None
+    member = numbers.to_numpy().astype(np.int64) + 1
+    packed = np.zeros(len(series), dtype=np.int64)
+    for nth in range(longest):
+        rows = np.flatnonzero(sizes > nth)
+        packed[rows] |= member[offsets[rows] + nth] << (bits * nth)
+    row_numbers, sets = number(pl.Series(packed))
+    slots = (sets.to_numpy()[:, None] >> (bits * np.arange(longest))) & ((1 << bits) - 1)
+    owner, slot = np.nonzero(slots)
+    names = as_text(distinct).gather(pl.Series(slots[owner, slot] - 1))
+    return row_numbers, pl.DataFrame({_SET: owner.astype(np.uint32), _NAME: names}), len(sets)
 
 
 def concept_lists(owner: pl.Series, concept: pl.Series, count: int) -> pl.Series:
@@ -118,20 +166,22 @@ def distinct_sets(lists: pl.Series) -> pl.Series:
     return frame.sort("size", "text")["set"]
 
 
-def flatten(lists: pl.Series) -> tuple[npt.NDArray[np.int64], Codes]:
-    """Return the offsets (rows + 1) and the values of a list column without nulls."""
+def flatten(lists: pl.Series) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Return the offsets (rows + 1) and the values of a list column without null lists."""
     arrow = lists.rechunk().to_arrow()
-    offsets = np.asarray(arrow.offsets.to_numpy(zero_copy_only=False), dtype=np.int64)
-    values = np.asarray(arrow.values.to_numpy(zero_copy_only=False))
-    return offsets - offsets[0], values[offsets[0] : offsets[-1]].astype(np.uint32, copy=False)
+    offsets = arrow.offsets.to_numpy()
+    values = arrow.values.to_numpy(zero_copy_only=False)
+    return offsets - offsets[0], values[offsets[0] : offsets[-1]]
 
 
 def compact(codes: pl.Series, names: pl.Series) -> Encoded:
     """Drop names that no row uses any more and renumber the codes."""
-    used = codes.unique().sort()
-    if len(used) == len(names):
+    seen = np.zeros(len(names), dtype=np.bool_)
+    seen[codes.to_numpy()] = True
+    if seen.all():
         return Encoded(codes, names)
-    return Encoded(lookup(codes, used, places(len(used))), names.gather(used))
+    table = (np.cumsum(seen) - 1).astype(np.uint32)
+    return Encoded(pl.Series(table[codes.to_numpy()]), names.filter(pl.Series(seen)))
 
 
 def content_hash(frame: pl.DataFrame, columns: tuple[str, ...], names: list[pl.Series]) -> str:

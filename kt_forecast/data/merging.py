@@ -99,15 +99,13 @@ def starts(frame: pl.DataFrame, columns: list[str]) -> npt.NDArray[np.bool_]:
 
 def _shared(frame: pl.DataFrame, first: npt.NDArray[np.bool_]) -> pl.DataFrame:
     """Return the rows of groups of two rows or more, with the group and the row's place."""
-    group = np.cumsum(first) - 1
-    several = np.bincount(group)[group] > 1 if frame.height else first
-    chosen = np.flatnonzero(several)
+    alone = first.copy()
+    alone[:-1] &= first[1:]
+    chosen = np.flatnonzero(~alone)
     columns = [c for c in (QUESTION, CONCEPT_SET, RESPONSE, ROW) if c in frame.columns]
-    return (
-        frame[chosen]
-        .select(columns)
-        .with_columns(pl.Series(_EVENT, group[chosen]), pl.Series(_PLACE, chosen))
-    )
+    rows = frame.select(columns)[chosen]
+    group = np.cumsum(first[chosen], dtype=np.uint32)
+    return rows.with_columns(pl.Series(_EVENT, group), pl.Series(_PLACE, chosen))
 
 
 def _merge_orders(table: CodedTable, where: Place) -> CodedTable:

@@ -28,6 +28,7 @@ NAME = "long_table"
 DESCRIPTION = "any CSV, TSV or Parquet with one row an interaction, its columns canonical or mapped"
 FALLBACK = True
 SEPARATORS = (",", "\t", ";", "|")
+FIRST_ROWS = 2000
 PARQUET = b"PAR1"
 SYNONYMS = {
     STUDENT: ("student_id", "user", "user_id", "userid", "uid", "learner", "learner_id"),
@@ -140,9 +141,19 @@ def _value(name: str, column: str, frame: pl.LazyFrame) -> pl.Expr:
     """Return a column under its canonical name, times as milliseconds."""
     value, kind = pl.col(column), frame.collect_schema()[column]
     if kind == pl.String and name == TIME:
-        value = pl.coalesce(whole(column), moment(column))
+        numbers = whole(column)
+        value = numbers if _counts(column, frame) else pl.coalesce(numbers, moment(column))
     elif kind == pl.String:
         value = filled(column)
     elif isinstance(kind, pl.Datetime) and name == TIME:
         value = value.dt.epoch("ms")
     return value.alias(name)
+
+
+def _counts(column: str, frame: pl.LazyFrame) -> bool:
+    """Tell from its first rows whether a text column of times holds whole numbers, not dates.
+
+    Trying every form of a date on every row takes far longer than reading the rows.
+    """
+    first = frame.select(filled(column)).head(FIRST_ROWS).collect().to_series().drop_nulls()
+    return bool(len(first)) and bool(first.str.contains(r"^[+-]?\d+(\.0*)?$").all())
