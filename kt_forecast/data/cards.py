@@ -79,11 +79,15 @@ class Card(Config):
 
 
 def cards_folder() -> Path:
-    """Return the folder that holds the cards; it need not exist."""
+    """Return the folder that holds the cards; it need not exist.
+
+    It is the one that the environment names, else ``datasets`` here or in a folder above, else
+    that of the checkout which the package runs from.
+    """
     if named := os.environ.get(CARDS_VARIABLE):
         return Path(named)
     here = Path.cwd()
-    for folder in (here, *here.parents):
+    for folder in (here, *here.parents, Path(__file__).parents[2]):
         if next((folder / "datasets").glob(f"*/{CARD_FILE}"), None):
             return folder / "datasets"
     return here / "datasets"
