@@ -236,7 +236,8 @@ def stream(
     Returns:
         p_correct of each step, nan where not scored; equal to a pass over whole histories.
     """
-    tracer = tracer.to(device).eval()
+    training = tracer.training
+    tracer.to(device).eval()
     collected = Collector(sequences.scored.numpy())
     for batch in windows(sequences, None, steps_per_batch=steps_per_batch):
         state = tracer.init_state(batch.shape[0])
@@ -245,6 +246,7 @@ def stream(
             logit, state = tracer(batch.steps(step, step + 1).to(device), state)
             logits.append(logit)
         collected.add(batch, torch.cat(logits, dim=1).double().sigmoid())
+    tracer.train(training)
     return collected.result()
 
 

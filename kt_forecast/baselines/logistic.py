@@ -2,10 +2,12 @@
 
 Known as Best-LR; Performance Factors Analysis with questions. The logit is a sum of a weight of
 the question, a weight of each concept, and slopes times log(1 + n) of six counts: answers that
-were right and wrong before, on the concepts, on the question and overall. Each concept may have
-slopes of its own.
+were right and wrong before, on the concepts, on the question and overall. The same counts over
+the latest few answers follow a student who changes, and each concept may have slopes of its own.
 
 Departures from the paper:
+    - counts over the latest answers, in the spirit of Recent-PFA (Galyardt and Goldin 2015);
+      without ``recent`` the published features remain;
     - counts on several concepts enter by their mean, so that a slope means the same for one
       concept as for many;
     - answers of the step's own event count nowhere, so that a bundle leaks nothing.
@@ -41,11 +43,13 @@ class LogisticConfig(Config):
     Attributes:
         penalty: on half the sum of squared weights, against the summed log loss.
         slopes: give each concept slopes of its own, beside the shared ones.
+        recent: count the latest so many answers too, on the concepts, on the question and overall.
         iterations: at most so many steps of L-BFGS.
     """
 
     penalty: float = tunable(1.0, Range(low=0.1, high=10.0, log=True), gt=0.0)
     slopes: bool = tunable(default=True, space=(True, False))
+    recent: tuple[int, ...] = (1, 4, 16)
     iterations: int = tunable(500, (200, 500, 1000), gt=0)
 
 
@@ -89,32 +93,24 @@ class Logistic:
         """Return one sparse row a step: question, concepts, counts, counts by concept."""
         from scipy.sparse import csr_array, hstack
 
-        n = sequences.n_steps
-        first, stop = looked_back(sequences, history, unit)
-        right = sequences.response.numpy().astype(np.float64)
-        outcome = np.stack([right, 1.0 - right], axis=1)
+        n, (questions, concepts) = sequences.n_steps, self.sizes
         place, question = np.arange(n), sequences.question.numpy()
         step, concept = concept_entries(sequences)
-        on_concept = (
-            np.log1p(sums_between(concept, step, outcome[step], first[step], stop[step]))
-            * (concept > 0)[:, None]
-        )
-        on_question = np.log1p(sums_between(question, place, outcome, first, stop))
-        overall = np.log1p(sums_between(np.zeros_like(place), place, outcome, first, stop))
-        pooled = [mean_of_entries(step, column, 0.0, n) for column in on_concept.T]
-        counts = [*pooled, *(on_question * (question > 0)[:, None]).T, *overall.T]
-        questions, concepts = self.sizes
+        tallies = [
+            _tallies(sequences, looked_back(sequences, history, unit), last)
+            for last in (None, *self.config.recent)
+        ]
         known = (question > 0).astype(np.float64)
-        share = 1.0 / np.maximum(1, np.diff(sequences.concept_start.numpy()))
         blocks = [
             csr_array((known, (place, question)), shape=(n, questions)),
             csr_array(((concept > 0).astype(np.float64), (step, concept)), shape=(n, concepts)),
-            csr_array(np.stack(counts, axis=1)),
+            csr_array(np.concatenate([shared for shared, _ in tallies], axis=1)),
         ]
         if self.config.slopes:
-            weighted = on_concept * share[step][:, None]
+            size = np.diff(sequences.concept_start.numpy())
+            of_each = tallies[0][1] / size[step][:, None]
             blocks += [
-                csr_array((column, (step, concept)), shape=(n, concepts)) for column in weighted.T
+                csr_array((column, (step, concept)), shape=(n, concepts)) for column in of_each.T
             ]
         return csr_array(hstack(blocks, format="csr"))
 
@@ -134,6 +130,34 @@ class Logistic:
         return self
 
 
+def _tallies(
+    sequences: StudentSequences,
+    looks_back: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    last: int | None,
+) -> tuple[Float[np.ndarray, "steps counts"], Float[np.ndarray, "entries outcomes"]]:
+    """Return log(1 + n) of right and of wrong answers before each step, the latest or all.
+
+    Returns:
+        Counts on the concepts (their mean), on the question and overall; and the counts of each
+        member of each concept set. Unknown names count nothing.
+    """
+    n = sequences.n_steps
+    first, stop = looks_back
+    place, question = np.arange(n), sequences.question.numpy()
+    step, concept = concept_entries(sequences)
+    right = sequences.response.numpy().astype(np.float64)
+    outcome = np.stack([right, 1.0 - right], axis=1)
+    on_concept = np.log1p(
+        sums_between(concept, step, outcome[step], first[step], stop[step], last=last)
+    )
+    on_concept *= (concept > 0)[:, None]
+    on_question = np.log1p(sums_between(question, place, outcome, first, stop, last=last))
+    on_question *= (question > 0)[:, None]
+    overall = np.log1p(sums_between(np.zeros_like(place), place, outcome, first, stop, last=last))
+    pooled = np.stack([mean_of_entries(step, column, 0.0, n) for column in on_concept.T], axis=1)
+    return np.concatenate([pooled, on_question, overall], axis=1), on_concept
+
+
 def _fitted(
     features: "csr_array", response: Float[np.ndarray, " answers"], config: LogisticConfig
 ) -> tuple[Float[np.ndarray, " features"], float]:
@@ -141,18 +165,21 @@ def _fitted(
     from scipy.optimize import minimize
     from scipy.special import expit
 
+    # Weights are sought in units in which the loss curves alike along each, else the search crawls.
+    curvature = features.multiply(features).sum(axis=0) / 4.0 + config.penalty
+    unit = 1.0 / np.sqrt(np.append(curvature, len(response) / 4.0))
     transposed = features.T.tocsr()
     sign = 2.0 * response - 1.0
 
     def loss(
-        parameters: Float[np.ndarray, " parameters"],
+        scaled: Float[np.ndarray, " parameters"],
     ) -> tuple[float, Float[np.ndarray, " parameters"]]:
-        weight, intercept = parameters[:-1], parameters[-1]
+        weight, intercept = (scaled * unit)[:-1], (scaled * unit)[-1]
         margin = sign * (features @ weight + intercept)
         slope = -sign * expit(-margin)
         value = np.logaddexp(0.0, -margin).sum() + 0.5 * config.penalty * (weight @ weight)
         gradient = transposed @ slope + config.penalty * weight
-        return float(value), np.append(gradient, slope.sum())
+        return float(value), np.append(gradient, slope.sum()) * unit
 
     found = minimize(
         loss,
@@ -161,7 +188,8 @@ def _fitted(
         method="L-BFGS-B",
         options={"maxiter": config.iterations, "ftol": ENOUGH},
     )
-    return found.x[:-1], float(found.x[-1])
+    best = found.x * unit
+    return best[:-1], float(best[-1])
 
 
 BASELINE = Baseline(

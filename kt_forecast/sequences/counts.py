@@ -50,6 +50,8 @@ def sums_between(
     amount: Float[np.ndarray, "entries sorts"],
     first: Int[np.ndarray, " entries"],
     stop: Int[np.ndarray, " entries"],
+    *,
+    last: int | None = None,
 ) -> Float[np.ndarray, "entries sorts"]:
     """Return, of each entry, the sum of ``amount`` over entries of its key in its range of places.
 
@@ -61,8 +63,11 @@ def sums_between(
         amount: numbers to sum, several sorts side by side.
         first: first place that counts.
         stop: one past the last place that counts.
+        last: count only so many of them, the latest; None for all.
     """
     order, low, high = ranges_of_key(key, place, first, stop)
+    if last is not None:
+        low = np.maximum(low, high - last)
     before = np.zeros((len(key) + 1, amount.shape[1]))
     np.cumsum(amount[order], axis=0, out=before[1:])
     return before[high] - before[low]

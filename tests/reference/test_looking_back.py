@@ -89,18 +89,19 @@ def test_looked_back_equals_the_pieces_that_networks_are_shown(history, unit):
     assert found == sequences.n_steps
 
 
+@pytest.mark.parametrize("last", [None, 1, 3])
 @pytest.mark.parametrize(("history", "unit"), WINDOWS)
-def test_sums_equal_a_loop(history, unit):
+def test_sums_equal_a_loop(history, unit, last):
     sequences = drawn(seed=1)
     first, stop = looked_back(sequences, history, unit)
     step, concept = concept_entries(sequences, empty=True)
     amount = np.stack([sequences.response.numpy(), np.ones(sequences.n_steps)], 1).astype(float)
-    sums = sums_between(concept, step, amount[step], first[step], stop[step])
+    sums = sums_between(concept, step, amount[step], first[step], stop[step], last=last)
     for entry, (place, name) in enumerate(zip(step, concept, strict=True)):
-        expected = np.zeros(2)
-        for other in visible(sequences, place, history, unit):
-            expected += amount[other] * ((concepts_of(sequences, other) or [0]).count(name))
-        assert (sums[entry] == expected).all()
+        seen = visible(sequences, place, history, unit)
+        on_name = [other for other in seen if name in (concepts_of(sequences, other) or [0])]
+        latest = on_name if last is None else on_name[-last:]
+        assert (sums[entry] == amount[latest].sum(0)).all()
 
 
 def test_mean_of_entries_with_a_default():
