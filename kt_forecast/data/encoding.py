@@ -129,7 +129,9 @@ def _packed(series: pl.Series) -> tuple[pl.Series, pl.DataFrame, int] | None:
 
     Each member takes as many bits as the number of distinct members needs; 0 is no member.
     """
-    offsets, values = flatten(series.fill_null(pl.Series([[]], dtype=series.dtype)))
+    if series.null_count():
+        series = series.fill_null(pl.Series([[]], dtype=series.dtype))
+    offsets, values = flatten(series)
     if np.ma.isMaskedArray(values) or not len(values) or values.dtype.kind == "f":
         return None
     sizes = np.diff(offsets)
@@ -137,11 +139,11 @@ def _packed(series: pl.Series) -> tuple[pl.Series, pl.DataFrame, int] | None:
     longest, bits = int(sizes.max()), len(distinct).bit_length()
     if bits * longest >= _INTEGER_BITS:
         return None
-    member = numbers.to_numpy().astype(np.int64) + 1
+    member = np.append(numbers.to_numpy(), np.zeros(longest, dtype=np.uint32))
     packed = np.zeros(len(series), dtype=np.int64)
     for nth in range(longest):
-        rows = np.flatnonzero(sizes > nth)
-        packed[rows] |= member[offsets[rows] + nth] << (bits * nth)
+        one = (member[offsets[:-1] + nth] + np.uint32(1)) * (sizes > nth)
+        packed |= one.astype(np.int64) << (bits * nth)
     row_numbers, sets = number(pl.Series(packed))
     slots = (sets.to_numpy()[:, None] >> (bits * np.arange(longest))) & ((1 << bits) - 1)
     owner, slot = np.nonzero(slots)
@@ -171,7 +173,10 @@ def flatten(lists: pl.Series) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     arrow = lists.rechunk().to_arrow()
     offsets = arrow.offsets.to_numpy()
     values = arrow.values.to_numpy(zero_copy_only=False)
-    return offsets - offsets[0], values[offsets[0] : offsets[-1]]
+    if offsets[0]:
+        offsets = offsets - offsets[0]
+        values = values[arrow.offsets[0].as_py() :]
+    return offsets, values[: offsets[-1]]
 
 
 def compact(codes: pl.Series, names: pl.Series) -> Encoded:

@@ -166,7 +166,7 @@ def _concepts(
     if len(chosen) < len(lists):
         lists = lists.gather(pl.Series(chosen))
     offsets, codes = flatten(lists)
-    return offsets, _indices(interactions.concepts, vocabulary.concepts)[codes]
+    return offsets.copy(), _indices(interactions.concepts, vocabulary.concepts)[codes]
 
 
 def _indices(names: pl.Series, known: tuple[str, ...]) -> npt.NDArray[np.int32]:

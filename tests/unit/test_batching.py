@@ -28,8 +28,9 @@ def sequences(table):
 
 
 def same(one, other) -> bool:
-    parts = [(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)]
-    return all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in parts)
+    names = [field.name for field in fields(one) if getattr(one, field.name) is not None]
+    parts = [(torch.as_tensor(getattr(one, n)), torch.as_tensor(getattr(other, n))) for n in names]
+    return all(torch.equal(a, b) for a, b in parts)
 
 
 def places(batches) -> Counter:
