@@ -53,7 +53,7 @@ def check(
     min_interactions: int = 1,
     repeats: Repeats = "auto",
     names: Mapping[str, str] | None = None,
-    trace: bool = False,
+    asking: bool = False,
 ) -> Interactions:
     """Return checked interactions, sorted by student and then by time.
 
@@ -63,14 +63,17 @@ def check(
         min_interactions: students with fewer steps are left out (and counted in a note).
         repeats: what to do with rows that repeat the student's previous question.
         names: the owner's name of each canonical column, for messages.
-        trace: tell what became of every row, as `Interactions.source`.
+        asking: for predictions: rows without a response are accepted, and `Interactions.source`
+            and `Interactions.asked` tell what became of every row.
 
     Raises:
         InputError: the table cannot be used; the sentence names file, row and column.
     """
+    if asking and RESPONSE not in raw.frame.collect_schema():
+        raw = replace(raw, frame=raw.frame.with_columns(pl.lit(None, pl.UInt8).alias(RESPONSE)))
     frame = _collect(raw, names or {})
     where = Place(raw.path, frame[LINE] if LINE in frame.columns else None, names or {})
-    n_rows = frame.height
+    asked = _fill_asked(frame) if asking else None
     table, encoded_students, encoded_questions, encoded_sets = _code(frame, raw, where)
     del frame
     table = replace(table, notes=(*raw.notes, *table.notes))
@@ -78,7 +81,35 @@ def check(
     table = _drop_short(table, min_interactions, where)
     _refuse_two_folds(table, encoded_students, where)
     checked = _finish(table, (encoded_students, encoded_questions, encoded_sets), raw, name)
-    return replace(checked, source=_source(table, n_rows)) if trace else checked
+    return checked if asked is None else _traced(checked, table, asked)
+
+
+def _fill_asked(frame: pl.DataFrame) -> pl.Series:
+    """Put 0 where there is no response, and return where that is."""
+    response = frame[RESPONSE]
+    asked = response.is_null()
+    if response.dtype == pl.String:
+        asked |= response.str.strip_chars() == ""
+    elif response.dtype.is_float():
+        asked |= response.is_nan()
+    elif response.dtype == pl.Null:
+        response = response.cast(pl.UInt8)
+    # The value stands for no answer: `Interactions.asked` says so, and nothing may read it.
+    wrong = "0" if response.dtype == pl.String else False
+    filled = pl.select(pl.when(asked.fill_null(value=True)).then(None).otherwise(response))
+    frame.replace_column(
+        frame.get_column_index(RESPONSE), filled.to_series().fill_null(wrong).alias(RESPONSE)
+    )
+    return asked.fill_null(value=True)
+
+
+def _traced(checked: Interactions, table: CodedTable, asked: pl.Series) -> Interactions:
+    """Return the interactions with what became of every row, and which rows lack a response."""
+    source = _source(table, len(asked))
+    final = np.zeros(len(checked), dtype=np.bool_)
+    kept = source.filter(asked).drop_nulls()
+    final[kept.to_numpy()] = True
+    return replace(checked, source=source, asked=pl.Series("asked", final))
 
 
 def _source(table: CodedTable, n_rows: int) -> pl.Series:

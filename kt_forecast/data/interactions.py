@@ -24,6 +24,7 @@ class Interactions:
         notes: what was merged, dropped or reordered at the door, one sentence each.
         source: where it was asked for, the row here that each row of the table as it was read
             became: merged rows share one, null where a row was left out.
+        asked: where ``source`` is, whether a row has no response, which is 0 then.
     """
 
     frame: pl.DataFrame
@@ -35,6 +36,7 @@ class Interactions:
     bundled: bool = True
     notes: tuple[str, ...] = field(default=())
     source: pl.Series | None = None
+    asked: pl.Series | None = None
 
     def __len__(self) -> int:
         """Return the number of interactions."""

@@ -32,7 +32,7 @@ def load(
     name: str | None = None,
     min_interactions: int = 1,
     repeats: Repeats = "auto",
-    trace: bool = False,
+    asking: bool = False,
 ) -> Interactions:
     """Return checked interactions.
 
@@ -44,7 +44,8 @@ def load(
         name: short name for reports; the file's name by default.
         min_interactions: students with fewer steps are left out.
         repeats: what to do with rows that repeat the student's previous question.
-        trace: tell what became of every row, as `Interactions.source`.
+        asking: for predictions: rows without a response are accepted, and `Interactions.source`
+            and `Interactions.asked` tell what became of every row.
 
     Raises:
         InputError: the source cannot be found, read or used.
@@ -71,7 +72,7 @@ def load(
         min_interactions=min_interactions,
         repeats=repeats,
         names=columns,
-        trace=trace,
+        asking=asking,
     )
 
 

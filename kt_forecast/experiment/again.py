@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from kt_forecast.data import tables as sources
@@ -35,8 +34,7 @@ from kt_forecast.experiment.stored import (
 )
 from kt_forecast.report import render, write
 from kt_forecast.schema import LINE
-from kt_forecast.sequences.build import build
-from kt_forecast.tracer import Fitted
+from kt_forecast.tracer import Fitted, predict_rows
 from kt_forecast.tracer.frames import with_p_correct
 
 _WRITERS = {".csv": "write_csv", ".parquet": "write_parquet"}
@@ -115,10 +113,8 @@ def predict(
     if out.suffix not in _WRITERS:
         raise InputError(f"{out}: accepted endings are {' and '.join(_WRITERS)}")
     fitted = Fitted.load(_inside(found, MODEL), device=device)
-    interactions = tables.load(settings, trace=True)
-    sequences = build(interactions, fitted.vocabulary)
-    p_correct = np.full(len(interactions), np.nan)
-    p_correct[sequences.row.numpy()] = fitted.predict(sequences, history=fitted.plan.history)
+    interactions = tables.load(settings, asking=True)
+    p_correct = predict_rows(fitted, interactions)
     if source in card_names():
         frame = with_p_correct(replace(interactions, source=None), interactions, p_correct)
     else:

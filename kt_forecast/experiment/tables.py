@@ -26,7 +26,7 @@ from kt_forecast.schema import ANSWER_EXTRAS, FOLD, RESPONSE, STUDENT, TIME
 DATA_SETS = ("name", "what", "here", "licence")
 
 
-def load(data: DataRecipe, *, trace: bool = False) -> Interactions:
+def load(data: DataRecipe, *, asking: bool = False) -> Interactions:
     """Return the checked table that a recipe names.
 
     Raises:
@@ -39,7 +39,7 @@ def load(data: DataRecipe, *, trace: bool = False) -> Interactions:
         separator=data.separator,
         repeats=data.repeats,
         min_interactions=data.min_interactions,
-        trace=trace,
+        asking=asking,
     )
 
 

@@ -1,7 +1,7 @@
 """Train, predict, follow one student, save: what both the Python call and the command use."""
 
 from kt_forecast.tracer.estimator import KnowledgeTracer, load
-from kt_forecast.tracer.fitting import Fitted, fit_plan
+from kt_forecast.tracer.fitting import Fitted, fit_plan, predict_rows
 from kt_forecast.tracer.streaming import Stream, mastery_over_time
 from kt_forecast.tracer.systems import Plan, catalogue, find, names, plan
 
@@ -17,4 +17,5 @@ __all__ = [
     "mastery_over_time",
     "names",
     "plan",
+    "predict_rows",
 ]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
@@ -20,7 +19,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.schema import LINE, P_CORRECT, QUESTION, RESPONSE, STUDENT
 from kt_forecast.sequences.build import build, fit_vocabulary
 from kt_forecast.tracer import frames
-from kt_forecast.tracer.fitting import Fitted, fit_plan
+from kt_forecast.tracer.fitting import Fitted, fit_plan, predict_rows
 from kt_forecast.tracer.streaming import Stream, mastery_over_time
 from kt_forecast.tracer.systems import plan
 
@@ -144,7 +143,7 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
 
         Args:
             table: any students, known or not. A row's own response is not read for its
-                prediction.
+                prediction, and may be missing at the end of a student's rows.
 
         Returns:
             The same kind of table with the same rows in the same order; a polars frame for a path.
@@ -153,9 +152,9 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: the table cannot be used.
         """
-        interactions = self._load(table)
+        interactions = self._load(table, asking=True)
         rows = self._rows(table, interactions) if isinstance(table, str | Path) else table
-        return frames.with_p_correct(rows, interactions, self._predict(interactions))
+        return frames.with_p_correct(rows, interactions, predict_rows(self._model, interactions))
 
     def evaluate(self, table: "Table", protocol: str = "full", *, resamples: int = 500) -> "Scores":
         """Return the scores of the model on the students of a table, with intervals.
@@ -258,7 +257,7 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
         self.vocabulary_ = fitted.vocabulary
         self.epochs_ = fitted.epochs
 
-    def _load(self, table: "Table") -> Interactions:
+    def _load(self, table: "Table", *, asking: bool = False) -> Interactions:
         if isinstance(table, Interactions):
             return table
         return tables.load(
@@ -266,7 +265,7 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
             columns=self.columns,
             separator=self.separator,
             repeats=self.repeats,
-            trace=True,
+            asking=asking,
         )
 
     def _rows(self, path: str | Path, interactions: Interactions) -> pl.DataFrame | Interactions:
@@ -275,15 +274,6 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
             return replace(interactions, source=None)
         raw = tables.read(Path(path), columns=self.columns or {}, format="auto")
         return raw.collect().drop(LINE, strict=False)
-
-    def _predict(self, interactions: Interactions) -> npt.NDArray[np.float64]:
-        """Return one probability for each row of the interactions."""
-        sequences = build(interactions, self._model.vocabulary)
-        found = np.full(len(interactions), np.nan)
-        found[sequences.row.numpy()] = self._model.predict(
-            sequences, history=self._model.plan.history
-        )
-        return found
 
 
 def load(folder: str | Path, *, device: str = "auto") -> KnowledgeTracer:
