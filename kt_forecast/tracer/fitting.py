@@ -12,10 +12,13 @@ import torch
 
 from kt_forecast import metrics
 from kt_forecast.baselines import Baseline
+from kt_forecast.data.interactions import Interactions
 from kt_forecast.errors import InputError
 from kt_forecast.evaluation import stream
 from kt_forecast.nn.system import System
+from kt_forecast.sequences.asked import unite_asked
 from kt_forecast.sequences.batching import Batches
+from kt_forecast.sequences.build import build
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
 from kt_forecast.tasks.knowledge_tracing import Tracer
 from kt_forecast.tasks.prediction import predict, predict_batches
@@ -207,6 +210,18 @@ def fit_plan(
     where = str(next(tracer.parameters()).device)
     best = result.best.number
     return Fitted(chosen, vocabulary, tracer, result.history, best, device=where)
+
+
+def predict_rows(fitted: Fitted, interactions: Interactions) -> npt.NDArray[np.float64]:
+    """Return one probability for each row of the interactions, each from those before it.
+
+    Raises:
+        InputError: an answer follows a question without one.
+    """
+    sequences = unite_asked(interactions, build(interactions, fitted.vocabulary))
+    found = np.full(len(interactions), np.nan)
+    found[sequences.row.numpy()] = fitted.predict(sequences, history=fitted.plan.history)
+    return found
 
 
 def validation_scores(
