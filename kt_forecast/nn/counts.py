@@ -17,10 +17,12 @@ def counts_before(
     Args:
         key: what is counted, for instance a concept index.
         event: rank of the event an entry belongs to; entries of one event do not see each other.
-        amount: whole numbers to sum, several sorts side by side; 0 where an entry is padding.
+        amount: what to sum, several sorts side by side; 0 where an entry is padding. Must be
+            multiples of one unit small enough that all sums are exact, so that what comes later
+            leaves no trace in them, not even in rounding.
 
     Returns:
-        Sums per entry; exact, since they are whole numbers.
+        Sums per entry.
     """
     order = key.argsort(dim=1, stable=True)
     key, event = key.gather(1, order), event.gather(1, order)
@@ -42,5 +44,7 @@ def _changes(x: Int[Tensor, "batch entry"]) -> Bool[Tensor, "batch entry"]:
 def _hold(
     value: Float[Tensor, "batch entry sort"], where: Bool[Tensor, "batch entry"]
 ) -> Float[Tensor, "batch entry sort"]:
-    """Return the latest value at a marked entry; values never fall, so a running maximum is it."""
-    return value.masked_fill(~where[..., None], 0.0).cummax(1).values
+    """Return the value at the latest marked entry; the first entry must be marked."""
+    place = torch.arange(value.shape[1], device=value.device).expand(where.shape)
+    latest = torch.where(where, place, 0).cummax(1).values
+    return value.gather(1, latest[..., None].expand_as(value))

@@ -246,6 +246,9 @@ def collate(sequences: StudentSequences, pieces: Pieces) -> Batch:
         scored=counts,
         place=torch.where(real, place, -1),
         bundles=bool((event.diff(dim=1) == 0).any()),
+        own=None
+        if sequences.own is None
+        else torch.where(real[..., None], sequences.own[place], 0.0),
     )
 
 

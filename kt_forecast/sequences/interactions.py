@@ -43,6 +43,8 @@ class StudentSequences:
         extras: answer-side columns, steps x columns, in `Vocabulary.extras` order.
         row: row of the table that the step came from.
         scored: whether the step's prediction counts (history alone does not).
+        own: what the step's own student added to the statistics of its question, to be taken out
+            of them again; only in the sequences that statistics were fitted on.
     """
 
     start: Int[Tensor, " students_and_end"]
@@ -56,6 +58,7 @@ class StudentSequences:
     extras: Float[Tensor, "steps extras"]
     row: Int[Tensor, " steps"]
     scored: Bool[Tensor, " steps"]
+    own: Float[Tensor, "steps statistic"] | None = None
 
     @property
     def n_students(self) -> int:
@@ -83,6 +86,7 @@ class Batch:
         scored: True where the prediction counts for loss and metrics.
         place: place of the step in the sequences; -1 at padding.
         bundles: False promises that no two steps of a row share an event.
+        own: see `StudentSequences.own`; None takes nothing out.
     """
 
     question: Int[Tensor, "batch time"]
@@ -95,6 +99,7 @@ class Batch:
     scored: Bool[Tensor, "batch time"]
     place: Int[Tensor, "batch time"]
     bundles: bool = True
+    own: Float[Tensor, "batch time statistic"] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ summed. The question of step t joins in one of four token schemes:
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,19 @@ from kt_forecast.config import Config, Range, tunable
 from kt_forecast.errors import InputError
 from kt_forecast.nn.counts import counts_before
 from kt_forecast.nn.system import State, System, SystemConfig
-from kt_forecast.sequences.interactions import Batch, Vocabulary
+from kt_forecast.sequences.interactions import Batch, StudentSequences, Vocabulary
+from kt_forecast.tasks.statistics import SURPLUS_SCALE, QuestionNeighbours, QuestionRates
+
+
+@runtime_checkable
+class DecayConfig(Protocol):
+    """What the task asks of the training settings."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Return the decoupled decay of matrices."""
+        ...
+
 
 Scheme = Literal["shifted", "alternating", "two_stream", "late"]
 
@@ -38,26 +50,39 @@ class TracingConfig(Config):
         scheme: how the question joins the revealed contents; see the module's page.
         difficulty: what a question adds to its concepts: nothing, or a learned number or vector
             times a learned variation of each concept (Rasch form of AKT and simpleKT).
-        identity: give each question a vector of its own as well.
-        counts: tell the model how often the student was right and wrong before, on the concepts,
-            on the question and overall.
+        identity: numbers in a question's own learned vector; 0 for none.
+        rates: tell the model how often training students were right on the question and its
+            concepts (the student's own answers taken out).
+        neighbours: numbers in the fixed vector of where a question stands among others; 0 for none.
+        counts: tell the model how often the student was right and wrong before, and how far above
+            expectation, on the concepts, on the question and overall.
+        next_question: weight of learning, in training, to tell which question comes next, as in the
+            language-model objective of GPT-1's fine-tuning; needs ``identity``.
         dropout: probability of dropping a number of an embedded step or of the head.
         forget_question: probability, in training, of not telling which question it is.
+        question_decay: decoupled weight decay of what is learned for single questions.
     """
 
     scheme: Scheme = tunable("two_stream", ("shifted", "alternating", "two_stream", "late"))
     difficulty: Literal["none", "scalar", "vector"] = tunable(
         "scalar", ("none", "scalar", "vector")
     )
-    identity: bool = tunable(default=True, space=(True, False))
+    identity: int = tunable(64, (0, 16, 64, 128), ge=0)
+    rates: bool = tunable(default=True, space=(True, False))
+    neighbours: int = tunable(64, (0, 64), ge=0)
     counts: bool = tunable(default=True, space=(True, False))
-    dropout: float = tunable(0.2, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
-    forget_question: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
+    next_question: float = tunable(1.0, Range(low=0.0, high=2.0), ge=0.0)
+    dropout: float = tunable(0.25, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
+    forget_question: float = tunable(0.0, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
+    question_decay: float = tunable(0.1, Range(low=1e-3, high=3.0, log=True), ge=0.0)
 
 
 @dataclass(frozen=True)
 class Tally(State):
-    """Right and wrong answers so far, by question, by concept and overall."""
+    """Outcomes so far, by question, by concept and overall: right, wrong, above expectation.
+
+    In float64, in which these sums are exact: an outcome is a multiple of `OUTCOME_UNIT`.
+    """
 
     question: Float[Tensor, "batch question outcome"]
     concept: Float[Tensor, "batch concept outcome"]
@@ -107,9 +132,14 @@ class Tracer(nn.Module):
         refuse_illegal(system, tracing)
         width = settings.width
         self.scheme = tracing.scheme
+        self.tracing = tracing
+        self.rates = QuestionRates(vocabulary) if tracing.rates else None
+        self.neighbours = (
+            QuestionNeighbours(tracing.neighbours, vocabulary) if tracing.neighbours else None
+        )
         self.questions = QuestionEmbedding(width, tracing, vocabulary)
         self.contents = ContentEmbedding(width, vocabulary)
-        self.history = History(width, vocabulary) if tracing.counts else None
+        self.history = History(width, tracing) if tracing.counts else None
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.join = nn.Linear(2 * width, width) if tracing.scheme == "shifted" else None
         self.mixer: Any = system.build(settings)
@@ -122,9 +152,9 @@ class Tracer(nn.Module):
         questions, concepts = self.sizes if self.history is not None else (0, 0)
         device = self.start.device
         tally = Tally(
-            question=torch.zeros(batch, questions, 2, device=device),
-            concept=torch.zeros(batch, concepts, 2, device=device),
-            overall=torch.zeros(batch, 2, device=device),
+            question=torch.zeros(batch, questions, 3, dtype=torch.float64, device=device),
+            concept=torch.zeros(batch, concepts, 3, dtype=torch.float64, device=device),
+            overall=torch.zeros(batch, 3, dtype=torch.float64, device=device),
         )
         return TracerState(
             mixer=self.mixer.init_state(batch),
@@ -147,33 +177,99 @@ class Tracer(nn.Module):
         Returns:
             Logits of a correct response, and the state after the last step (None without one).
         """
-        asked, question = self.questions(batch)
+        logits, _, after = self._run(batch, state)
+        return logits, after
+
+    def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the summed binary cross-entropy of the scored steps, and their number.
+
+        In training the sum holds the weighted next-question objective as well.
+        """
+        logits, mixed, _ = self._run(batch, None)
+        wanted = (batch.real & batch.scored).to(logits.dtype)
+        each = F.binary_cross_entropy_with_logits(
+            logits, batch.response.to(logits.dtype), reduction="none"
+        )
+        total, count = (each * wanted).sum(), wanted.sum()
+        if self.training and self.questions.identity is not None and self.tracing.next_question:
+            total = total + self.tracing.next_question * count * self._next_question(mixed, batch)
+        return total, count
+
+    def fit_statistics(self, train: StudentSequences) -> StudentSequences:
+        """Fit what is counted rather than learned, on the training students alone.
+
+        Returns:
+            The sequences to train on: with each student's own share, which is taken out again.
+        """
+        if self.neighbours is not None:
+            self.neighbours.fit(train)
+        return train if self.rates is None else self.rates.fit(train)
+
+    def parameter_groups(self, config: DecayConfig) -> list[dict[str, Any]]:
+        """Return AdamW's groups: what is learned for single questions decays on its own."""
+        tables = [self.questions.difficulty, self.questions.identity, self.head.easiness]
+        single = [table.weight for table in tables if table is not None]
+        apart = {id(p) for p in single}
+        rest = [p for p in self.parameters() if id(p) not in apart]
+        groups = [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            {"params": single, "weight_decay": self.tracing.question_decay},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def _run(
+        self, batch: Batch, state: TracerState | None
+    ) -> tuple[Tensor, Tensor, TracerState | None]:
+        """Return logits, what the mixer made of each step, and the state after the last."""
+        facts, expected = self._known(batch)
+        asked, question = self.questions(batch, facts)
         content = self.contents(batch, asked) * batch.real[..., None]
         event = _event_of_real(batch, state)
         revealed, pending = _reveal(content, event, state, may_bundle=batch.bundles)
         revealed = self._with_start(revealed, batch.real, state)
         tally = None
         if self.history is not None:
-            known, tally = self.history(batch, event, state)
+            known, tally = self.history(batch, event, expected, facts, state)
             question = question + known
         question = self.dropout(question)
         mixed, mixer = self._mix(self.dropout(revealed), question, batch.real, state)
         logits = self.head(mixed, question, batch.question)
         if state is None:
-            return logits, None
+            return logits, mixed, None
         closed, everything = tally if tally is not None else (state.closed, state.all)
-        return logits, TracerState(
+        after = TracerState(
             mixer=mixer, pending=pending, event=event[:, -1], closed=closed, all=everything
         )
+        return logits, mixed, after
 
-    def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Return the summed binary cross-entropy of the scored steps, and their number."""
-        logits, _ = self(batch)
-        wanted = (batch.real & batch.scored).to(logits.dtype)
-        each = F.binary_cross_entropy_with_logits(
-            logits, batch.response.to(logits.dtype), reduction="none"
-        )
-        return (each * wanted).sum(), wanted.sum()
+    def _known(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what training students tell of each question, and its expected rate."""
+        facts, expected = [], torch.full_like(batch.seconds, 0.5)
+        if self.rates is not None:
+            rates, expected = self.rates(batch)
+            facts.append(rates)
+        if self.neighbours is not None:
+            facts.append(self.neighbours(batch))
+        if not facts:
+            return batch.seconds.new_zeros(*batch.shape, 0), expected
+        return torch.cat(facts, -1), expected
+
+    def _next_question(self, mixed: Tensor, batch: Batch) -> Float[Tensor, ""]:
+        """Return the cross-entropy of telling the next question from the others of the batch.
+
+        Sampling the steps bounds the cost; the others of the batch stand for the vocabulary.
+        """
+        asked = batch.question[:, 1:]
+        wanted = (batch.real[:, 1:] & batch.scored[:, 1:] & (asked > 0)).flatten().float()
+        sampled = torch.multinomial(wanted + LEAST_CHANCE, min(NEXT_QUESTIONS, len(wanted)))
+        target = asked.flatten()[sampled]
+        index, place = torch.unique(target, return_inverse=True)
+        vector = mixed[:, :-1].flatten(0, 1)[sampled]
+        logits = self.questions.compare(vector, index)
+        each = F.cross_entropy(logits.float(), place, reduction="none")
+        weight = wanted[sampled]
+        return (each * weight).sum() / weight.sum().clamp_min(1.0)
 
     def _with_start(self, revealed: Tensor, real: Tensor, state: TracerState | None) -> Tensor:
         """Mark the first step of a student, where nothing has been revealed yet."""
@@ -218,7 +314,7 @@ def refuse_illegal(system: System, tracing: TracingConfig) -> None:
 
 
 class QuestionEmbedding(nn.Module):
-    """What is asked: concepts pooled as a set, and what the question adds to them."""
+    """What is asked: concepts pooled as a set, what the question adds, what is known of it."""
 
     def __init__(self, width: int, tracing: TracingConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -232,20 +328,26 @@ class QuestionEmbedding(nn.Module):
             if tracing.difficulty != "none"
             else None
         )
-        self.identity = _table(questions, width, std=0.0) if tracing.identity else None
+        self.identity = _table(questions, tracing.identity) if tracing.identity else None
+        self.widen = nn.Linear(tracing.identity, width, bias=False) if tracing.identity else None
+        facts = n_facts(tracing)
+        self.facts = nn.Linear(facts, width) if facts else None
         self.since = nn.Linear(2, width)
 
     def forward(
-        self, batch: Batch
+        self, batch: Batch, facts: Float[Tensor, "batch time fact"]
     ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch time width"]]:
         """Return what is asked, without and with its moment."""
         asked = self.asked(batch)
+        if self.facts is not None:
+            asked = asked + self.facts(facts.to(self.facts.weight.dtype))
+        # Both numbers are 0 for data without times, so that nothing is learned from them.
         gap = batch.seconds.to(self.since.weight.dtype).clamp_min(0.0)
         when = torch.stack([gap.log1p(), (gap / SECONDS_A_DAY).log1p()], -1)
         return asked, asked + self.since(when * GAP_SCALE)
 
     def asked(self, batch: Batch) -> Float[Tensor, "batch time width"]:
-        """Return what is asked: the concepts as a set, and the question's own part."""
+        """Return the concepts as a set, and the question's own part."""
         asked = batch.question
         if self.training and self.forget > 0.0:
             kept = torch.rand(asked.shape, device=asked.device) >= self.forget
@@ -253,9 +355,24 @@ class QuestionEmbedding(nn.Module):
         x = _pool(self.concept, batch.concepts)
         if self.difficulty is not None and self.variation is not None:
             x = x + self.difficulty(asked) * _pool(self.variation, batch.concepts)
-        if self.identity is not None:
-            x = x + self.identity(asked)
+        if self.identity is not None and self.widen is not None:
+            x = x + self.widen(self.identity(asked))
         return x
+
+    def compare(
+        self, vector: Float[Tensor, "entry width"], question: Int[Tensor, " candidate"]
+    ) -> Float[Tensor, "entry candidate"]:
+        """Return how well each vector fits each question's own."""
+        assert self.identity is not None  # noqa: S101
+        assert self.widen is not None  # noqa: S101
+        return (vector @ self.widen.weight.to(vector.dtype)) @ self.identity(question).mT.to(
+            vector.dtype
+        )
+
+
+def n_facts(tracing: TracingConfig) -> int:
+    """Return how many numbers the training students tell of a question."""
+    return (QuestionRates.FEATURES if tracing.rates else 0) + tracing.neighbours
 
 
 SECONDS_A_DAY = 86_400.0
@@ -287,19 +404,28 @@ class ContentEmbedding(nn.Module):
 
 
 class History(nn.Module):
-    """How often a student was right and wrong before: overall, on the question, on the concepts."""
+    """How a student did before: overall, on the question, on the concepts.
 
-    def __init__(self, width: int, vocabulary: Vocabulary) -> None:
+    Of each: how often right and how often wrong, and how far above expectation on average.
+    """
+
+    def __init__(self, width: int, tracing: TracingConfig) -> None:
         super().__init__()
-        self.sizes = (len(vocabulary.questions) + 1, len(vocabulary.concepts) + 1)
-        self.read = nn.Linear(6, width)
+        self.widen = nn.Linear(9 + n_facts(tracing), width)
+        self.read = nn.Linear(width, width)
 
     def forward(
-        self, batch: Batch, event: Int[Tensor, "batch time"], state: TracerState | None
+        self,
+        batch: Batch,
+        event: Int[Tensor, "batch time"],
+        expected: Float[Tensor, "batch time"],
+        facts: Float[Tensor, "batch time fact"],
+        state: TracerState | None,
     ) -> tuple[Float[Tensor, "batch time width"], tuple[Tally, Tally] | None]:
-        """Return what the counts before each step's event say, and the tallies afterwards."""
-        response = batch.response.to(torch.float32)
-        outcome = torch.stack([response, 1.0 - response], -1) * batch.real[..., None]
+        """Return what the outcomes before each step's event say, and the tallies afterwards."""
+        response = batch.response.double()
+        surplus = ((response - expected) / OUTCOME_UNIT).round() * OUTCOME_UNIT
+        outcome = torch.stack([response, 1.0 - response, surplus], -1) * batch.real[..., None]
         concepts = batch.concepts
         per = concepts.shape[2]
         wide = (concepts > 0)[..., None] * outcome[:, :, None]
@@ -316,10 +442,24 @@ class History(nn.Module):
             overall = overall + before
             after = _tallied(batch, event, state, (known, wide, outcome))
         present = (concepts > 0)[..., None]
-        pooled = (on_concept.log1p() * present).sum(2) / present.sum(2).clamp_min(1)
-        asked = on_question * (batch.question > 0)[..., None]
-        features = torch.cat([pooled, asked.log1p(), overall.log1p()], -1)
-        return self.read(features.to(self.read.weight.dtype)), after
+        pooled = (_summary(on_concept) * present).sum(2) / present.sum(2).clamp_min(1)
+        asked = _summary(on_question) * (batch.question > 0)[..., None]
+        features = torch.cat([pooled, asked, _summary(overall), facts.double()], -1)
+        return self.read(F.gelu(self.widen(features.to(self.widen.weight.dtype)))), after
+
+
+OUTCOME_UNIT = 2.0**-10
+"""Outcomes are whole multiples of it, so that their sums are exact in any order."""
+
+SUMMARY_SHRINKAGE = 2.0
+"""Answers' worth of meeting the expectation that is mixed into a mean above expectation."""
+
+
+def _summary(outcome: Float[Tensor, "*entry three"]) -> Float[Tensor, "*entry three"]:
+    """Return the logarithms of how often right and wrong, and the mean above expectation."""
+    right, wrong, surplus = outcome.unbind(-1)
+    mean = surplus / (right + wrong + SUMMARY_SHRINKAGE)
+    return torch.stack([right.log1p(), wrong.log1p(), SURPLUS_SCALE * mean], -1)
 
 
 def _carried(
@@ -329,7 +469,7 @@ def _carried(
     still_open = (event == state.event[:, None])[..., None]
 
     def look(closed: Tensor, everything: Tensor, key: Tensor, opened: Tensor) -> Tensor:
-        index = key[..., None].expand(-1, -1, 2)
+        index = key[..., None].expand(-1, -1, 3)
         return torch.where(opened, closed.gather(1, index), everything.gather(1, index))
 
     closed, everything = state.closed, state.all
@@ -352,8 +492,8 @@ def _tallied(
     stays_open = (last[:, 0] == state.event)[:, None]
 
     def add(base: Tally, share: Tensor) -> Tally:
-        index = batch.question[..., None].expand(-1, -1, 2)
-        concepts = batch.concepts.flatten(1)[..., None].expand(-1, -1, 2)
+        index = batch.question[..., None].expand(-1, -1, 3)
+        concepts = batch.concepts.flatten(1)[..., None].expand(-1, -1, 3)
         part = (wide * share[:, :, None]).flatten(1, 2)
         return Tally(
             question=base.question.scatter_add(1, index, known * share),
@@ -375,10 +515,16 @@ class Head(nn.Module):
 
     def __init__(self, width: int, tracing: TracingConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.hidden = nn.Linear(2 * width, width)
-        self.dropout = nn.Dropout(tracing.dropout)
-        self.out = nn.Linear(width, 1)
-        asks = tracing.identity or tracing.difficulty != "none"
+        self.read = nn.Sequential(
+            nn.Linear(2 * width, width),
+            nn.GELU(),
+            nn.Dropout(tracing.dropout),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Dropout(tracing.dropout),
+            nn.Linear(width, 1),
+        )
+        asks = tracing.identity > 0 or tracing.difficulty != "none"
         self.easiness = _table(len(vocabulary.questions) + 1, 1, std=0.0) if asks else None
 
     def forward(
@@ -388,14 +534,19 @@ class Head(nn.Module):
         question: Int[Tensor, "batch time"],
     ) -> Float[Tensor, "batch time"]:
         """Return one logit a step."""
-        hidden = F.gelu(self.hidden(torch.cat([mixed, asked], -1)))
-        logit = self.out(self.dropout(hidden))
+        logit = self.read(torch.cat([mixed, asked], -1))[..., 0]
         if self.easiness is not None:
-            logit = logit + self.easiness(question)
-        return logit[..., 0].float() if logit.dtype != torch.float64 else logit[..., 0]
+            logit = logit + self.easiness(question)[..., 0]
+        return logit if logit.dtype == torch.float64 else logit.float()
 
 
-EMBEDDING_STD = 0.1
+EMBEDDING_STD = 0.05
+
+NEXT_QUESTIONS = 1024
+"""Steps of a batch, at most, that the next-question objective samples."""
+
+LEAST_CHANCE = 1e-9
+"""Lets a batch without any next question be sampled from; what is drawn then counts nothing."""
 
 
 def _table(rows: int, width: int, *, std: float = EMBEDDING_STD) -> nn.Embedding:

@@ -191,6 +191,7 @@ def fit_plan(
     loop = chosen.training
     assert loop is not None  # noqa: S101 - only baselines lack it
     history, size = chosen.history, loop.steps_per_batch
+    train = tracer.fit_statistics(train)
     batches = Batches(train, seed=chosen.seed, history=history, steps_per_batch=size)
     judged = Batches(valid, shuffle=False, history=history, steps_per_batch=size)
 

@@ -5,6 +5,7 @@ feed-forward network made of the sum; both read a layer-normalised copy (pre-nor
 
 Departures from the paper:
     - one layer by default, where the papers stack twelve and more;
+    - attention weights are never dropped (see `CausalAttention`);
     - rotary positions instead of learned ones, so that length is unbounded; or, with
       ``positions="forgetting"``, logits lowered by a learned slope times the log of the distance;
     - with a ``query`` stream, queries read the steps without being read themselves: the two-stream
@@ -36,7 +37,7 @@ class GPTConfig(SystemConfig):
         layers: attention and feed-forward pairs.
         heads: attention heads; must divide ``width`` into even sizes.
         expansion: feed-forward numbers per number of ``width``.
-        dropout: probability of dropping, on attention weights and on what a layer adds.
+        dropout: probability of dropping a number of what a layer adds.
         positions: ``rotary``, or ``forgetting``: distance lowers a logit logarithmically.
         window: how many steps back a step reads, itself included; None for all.
     """
@@ -75,7 +76,6 @@ class Layer(nn.Module):
         self.attention = CausalAttention(
             config.width,
             config.heads,
-            dropout=config.dropout,
             forgetting=config.positions == "forgetting",
             window=config.window,
         )

@@ -60,8 +60,14 @@ def mixer(name: str, **changes: object) -> nn.Module:
 
 def tracer(name: str, scheme: Scheme, **tracing: object) -> Tracer:
     torch.manual_seed(0)
-    config = TracingConfig.model_validate({"scheme": scheme, **tracing})
-    return generic(Tracer(SYSTEMS[name], settings(name), config, VOCABULARY).double()).eval()
+    config = TracingConfig.model_validate({"scheme": scheme, "dropout": 0.1, **tracing})
+    model = Tracer(SYSTEMS[name], settings(name), config, VOCABULARY)
+    generator = torch.Generator().manual_seed(4)
+    learned = {name for name, _ in model.named_parameters()}
+    for buffer in (t for name, t in model.state_dict().items() if name not in learned):
+        # Statistics as if fitted: right answers, answers and the rest, none of them constant.
+        buffer.copy_(torch.rand(buffer.shape, generator=generator).sort(-1).values)
+    return generic(model.double()).eval()
 
 
 def interactions(rows: int, steps: int, *, bundles: bool = False, seed: int = 0) -> Batch:

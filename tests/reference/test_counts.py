@@ -13,7 +13,7 @@ def test_counts_equal_a_dictionary(seed):
     generator = torch.Generator().manual_seed(seed)
     key = torch.randint(0, 4, (3, 40), generator=generator)
     event = torch.randint(0, 2, (3, 40), generator=generator).cumsum(1)
-    amount = torch.randint(0, 2, (3, 40, 2), generator=generator).float()
+    amount = torch.randint(-2, 3, (3, 40, 2), generator=generator).double()
     got = counts_before(key, event, amount)
     for row in range(3):
         for t in range(40):
