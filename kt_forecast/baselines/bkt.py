@@ -70,7 +70,7 @@ class BKT:
     def fit(
         self, train: StudentSequences, valid: StudentSequences | None, vocabulary: Vocabulary
     ) -> Self:
-        """Fit the chances to all training answers; ``valid`` is not read.
+        """Fit the chances to the scored training answers; ``valid`` is not read.
 
         ``progress`` afterwards holds the penalised log likelihood after each step, for the chances
         by concept; it never falls.
@@ -143,7 +143,7 @@ class BKT:
 
 @dataclass(frozen=True)
 class _Chains:
-    """Every student's answers on every concept, laid out by their place in the chain.
+    """Every student's scored answers on every concept, laid out by their place in the chain.
 
     Chains stand longest first, so those with an answer at place t are the first few, and the
     answers at place t lie together.
@@ -163,6 +163,8 @@ class _Chains:
     @classmethod
     def of(cls, sequences: StudentSequences) -> "_Chains":
         step, concept = concept_entries(sequences, empty=True)
+        scored = sequences.scored.numpy()[step]
+        step, concept = step[scored], concept[scored]
         start = sequences.start.numpy()
         student = np.repeat(np.arange(sequences.n_students), np.diff(start))[step]
         order = np.lexsort((step, concept, student))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kt_forecast.baselines import bkt
+from kt_forecast.baselines import bkt, logistic
 from kt_forecast.sequences.batching import sliding
 from kt_forecast.sequences.counts import (
     concept_entries,
@@ -107,6 +107,40 @@ def test_sums_equal_a_loop(history, unit, last):
 def test_mean_of_entries_with_a_default():
     means = mean_of_entries(np.array([0, 0, 2]), np.array([1.0, 2.0, 5.0]), 9.0, 3)
     assert means.tolist() == [1.5, 9.0, 5.0]
+
+
+@pytest.mark.parametrize("recent", [(), (1, 3)])
+@pytest.mark.parametrize(("history", "unit"), WINDOWS)
+def test_logistic_features_equal_counting_by_hand(history, unit, recent):
+    sequences = drawn(seed=4)
+    model = logistic.Logistic(logistic.LogisticConfig(recent=recent))
+    model.sizes = (7, 5)
+    rows = model.features(sequences, history, unit).toarray()
+    for place in range(sequences.n_steps):
+        seen = visible(sequences, place, history, unit)
+        question = int(sequences.question[place])
+        concepts = concepts_of(sequences, place)
+
+        def counted(matching, last=None):
+            right = [int(sequences.response[i]) for i in matching]
+            right = right if last is None else right[-last:]
+            return np.log1p([sum(right), len(right) - sum(right)])
+
+        on = {c: [i for i in seen if c in concepts_of(sequences, i)] for c in concepts}
+        asked = [i for i in seen if sequences.question[i] == question] if question else []
+        expected = [np.arange(7) == question if question else np.zeros(7)]
+        expected += [np.array([c in concepts and c > 0 for c in range(5)], dtype=float)]
+        for last in (None, *recent):
+            known = [counted(on[c], last) if c else np.zeros(2) for c in concepts]
+            expected += [np.mean(known, axis=0) if known else np.zeros(2)]
+            expected += [counted(asked, last), counted(seen, last)]
+        for outcome in (0, 1):
+            of_each = [
+                counted(on[c])[outcome] / len(concepts) if c and c in concepts else 0.0
+                for c in range(5)
+            ]
+            expected.append(np.array(of_each))
+        np.testing.assert_allclose(rows[place], np.concatenate(expected), atol=1e-12)
 
 
 @pytest.mark.parametrize(("history", "unit"), WINDOWS)

@@ -147,7 +147,10 @@ def test_nothing_to_score_is_refused(sequences):
 
 
 @pytest.mark.parametrize("scheme", ["two_stream", "shifted"])
-def test_streaming_equals_one_pass_over_whole_histories(scheme, sequences, vocabulary):
+def test_streaming_equals_one_pass_over_whole_histories(scheme):
+    table = load(simulate(Simulation(students=9, mean_steps=8.0, questions=12, bundled=0.3)))
+    vocabulary = fit_vocabulary(table)
+    sequences = build(table, vocabulary)
     torch.manual_seed(0)
     system = load_system("gpt")
     tracer = Tracer(
@@ -155,7 +158,9 @@ def test_streaming_equals_one_pass_over_whole_histories(scheme, sequences, vocab
     ).eval()
     for parameter in tracer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    streamed = stream(tracer, sequences, steps_per_batch=512)
+    streamed = stream(tracer.train(), sequences, steps_per_batch=48)
+    assert tracer.training
+    tracer.eval()
     collected = Collector(sequences.scored.numpy())
     with torch.inference_mode():
         for batch in windows(sequences, None):
