@@ -152,9 +152,10 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: the table cannot be used.
         """
+        fitted = self._model
         interactions = self._load(table, asking=True)
         rows = self._rows(table, interactions) if isinstance(table, str | Path) else table
-        return frames.with_p_correct(rows, interactions, predict_rows(self._model, interactions))
+        return frames.with_p_correct(rows, interactions, predict_rows(fitted, interactions))
 
     def evaluate(self, table: "Table", protocol: str = "full", *, resamples: int = 500) -> "Scores":
         """Return the scores of the model on the students of a table, with intervals.

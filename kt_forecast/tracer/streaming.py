@@ -54,7 +54,7 @@ class Stream:
         self._questions = {name: i for i, name in enumerate(vocabulary.questions, start=1)}
         self._concepts = {name: i for i, name in enumerate(vocabulary.concepts, start=1)}
         self._event = -1
-        self._time: float | None = None
+        self._time: int | float | None = None
         self._gap = 0.0
         self._memory = _memory(fitted)
 
@@ -64,7 +64,11 @@ class Stream:
         return self._fitted.vocabulary.concepts
 
     def ask(
-        self, question: object = None, concepts: Iterable[object] = (), *, time: float | None = None
+        self,
+        question: object = None,
+        concepts: Iterable[object] = (),
+        *,
+        time: int | float | None = None,
     ) -> float:
         """Return the probability that the student would answer a question correctly now.
 
@@ -84,7 +88,7 @@ class Stream:
         concepts: Iterable[object] = (),
         response: int = 0,
         *,
-        time: float | None = None,
+        time: int | float | None = None,
         extras: dict[str, float] | None = None,
     ) -> dict[str, float]:
         """Take in one answer; return the probability of a correct next answer on each concept.
@@ -109,7 +113,7 @@ class Stream:
         concepts: Iterable[object] = (),
         response: int = 0,
         *,
-        time: float | None = None,
+        time: int | float | None = None,
         extras: dict[str, float] | None = None,
     ) -> None:
         """Take in one answer, as `answer` does, and predict nothing yet.
@@ -142,7 +146,7 @@ class Stream:
         steps = [Step(0, (index,), self._event + 1, 0.0) for index in wanted]
         return self._memory.ask(steps) if steps else np.zeros(0)
 
-    def _step(self, question: object, concepts: Iterable[object], time: float | None) -> Step:
+    def _step(self, question: object, concepts: Iterable[object], time: int | float | None) -> Step:
         """Translate names and time.
 
         Raises:
