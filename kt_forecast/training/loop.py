@@ -142,7 +142,7 @@ class _Loop:
     def _wrapped(self) -> nn.Module:
         module: nn.Module = _Loss(self.model)
         if self.config.compile:
-            module.compile()
+            module.compile(dynamic=True)  # batches differ in length; each would compile anew
         return DistributedDataParallel(module) if self.group.world > 1 else module
 
     def _uses_bf16(self) -> bool:

@@ -24,11 +24,16 @@ def told(folder, rank):
     return json.loads((folder / f"rank{rank}.json").read_text())
 
 
-def test_two_processes_equal_one(tmp_path):
+TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=TWO_GPUS)])
+def test_two_processes_equal_one(tmp_path, device):
     (tmp_path / "one").mkdir()
-    tiny_training.main([str(tmp_path / "one"), "--ema", "0.9"])
+    options = ["--ema", "0.9", "--device", device]
+    tiny_training.main([str(tmp_path / "one"), *options])
     alone = told(tmp_path / "one", 0)
-    together = launch(tmp_path / "two", "--ema", "0.9")
+    together = launch(tmp_path / "two", *options)
     assert [r["world"] for r in together] == [2, 2]
     for rank, found in enumerate(together):
         assert found["losses"] == pytest.approx(alone["losses"], rel=1e-5)

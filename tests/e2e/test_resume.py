@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.e2e import tiny_training
 
@@ -51,3 +52,17 @@ def test_kill_9_from_outside_leaves_a_checkpoint_that_resumes(tmp_path, undistur
     victim.wait()
     assert start(tmp_path).wait() == 0
     assert result(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_the_same_and_keeps_the_names_of_its_weights(tmp_path):
+    runs = []
+    for name, options in (("eager", []), ("compiled", ["--compile"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, tiny_training.__file__, str(folder), *options]
+        assert subprocess.run(command, check=False, timeout=600).returncode == 0
+        runs.append((json.loads((folder / "rank0.json").read_text()), folder))
+    assert runs[0][0]["losses"] == pytest.approx(runs[1][0]["losses"], rel=1e-4)
+    names = [set(load_file(folder / "rank0.safetensors")) for _, folder in runs]
+    assert names[0] == names[1]

@@ -109,9 +109,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--ema", type=float, default=0.0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args(arguments)
     model = TinyModel(args.dropout)
-    config = TrainingConfig(**SETTINGS, **PLACE, ema=args.ema)
+    config = TrainingConfig(**SETTINGS, **PLACE, ema=args.ema, compile=args.compile)
     place = Checkpoint(args.folder / "place", fingerprint="data", resume=True)
     with workers(args.device) as group:
         train = Doomed()
