@@ -22,6 +22,7 @@ from kt_forecast.data.encoding import (
     flatten,
     lookup,
     places,
+    used,
 )
 from kt_forecast.data.interactions import Interactions
 from kt_forecast.data.merging import CONCEPT_SET, ROW, CodedTable, Repeats, merge, starts
@@ -328,14 +329,15 @@ def _finish(
 def _compact_sets(
     codes: pl.Series, sets: pl.Series, names: pl.Series
 ) -> tuple[EncodedSets, pl.Series]:
-    used = codes.unique().sort()
-    offsets, concept = flatten(sets.gather(used))
-    owner = pl.Series(np.repeat(np.arange(len(used), dtype=np.uint32), np.diff(offsets)))
+    seen = used(codes, len(sets))
+    kept = sets.filter(pl.Series(seen))
+    offsets, concept = flatten(kept)
+    owner = pl.Series(np.repeat(np.arange(len(kept), dtype=np.uint32), np.diff(offsets)))
     concepts = compact(pl.Series(concept, dtype=pl.UInt32), names)
-    lists = concept_lists(owner, concepts.codes, len(used))
+    lists = concept_lists(owner, concepts.codes, len(kept))
     distinct = distinct_sets(lists)
     place = np.zeros(len(sets), dtype=np.uint32)
-    place[used.to_numpy()] = lookup(lists, distinct, places(len(distinct))).to_numpy()
+    place[seen] = lookup(lists, distinct, places(len(distinct))).to_numpy()
     final = pl.Series(place[codes.to_numpy()])
     return EncodedSets(final, distinct, concepts.names), concepts.names
 

@@ -5,6 +5,7 @@ follow the sorted names, so that neither the order of the rows nor the file form
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 _SMALL_RANGE = 1 << 20
+_BLOCK_ROWS = 1 << 17
 _INTEGER_BITS = 64
 _SET = "set"
 _NAME = "name"
@@ -68,15 +70,24 @@ def number(series: pl.Series) -> tuple[pl.Series, pl.Series]:
         values = series.to_numpy()
         low, high = int(values.min()), int(values.max())
         if high - low < max(_SMALL_RANGE, len(values)):
-            offset = values - values.dtype.type(low)
             seen = np.zeros(high - low + 1, dtype=np.bool_)
-            seen[offset] = True
+            for block in _blocks(len(values)):
+                seen[values[block] - values.dtype.type(low)] = True
             found = np.flatnonzero(seen)
             table = np.empty(len(seen), dtype=np.uint32)
             table[found] = np.arange(len(found), dtype=np.uint32)
-            return pl.Series(table[offset]), pl.Series(found + low)
+            numbers = np.empty(len(values), dtype=np.uint32)
+            for block in _blocks(len(values)):
+                numbers[block] = table[values[block] - values.dtype.type(low)]
+            return pl.Series(numbers), pl.Series(found + low)
     distinct = series.unique()
     return lookup(series, distinct, places(len(distinct))), distinct
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Give slices that cover ``count`` rows; what is computed in between stays in the cache."""
+    for start in range(0, count, _BLOCK_ROWS):
+        yield slice(start, min(start + _BLOCK_ROWS, count))
 
 
 def encode(series: pl.Series) -> Encoded:
@@ -134,16 +145,20 @@ def _packed(series: pl.Series) -> tuple[pl.Series, pl.DataFrame, int] | None:
     offsets, values = flatten(series)
     if np.ma.isMaskedArray(values) or not len(values) or values.dtype.kind == "f":
         return None
-    sizes = np.diff(offsets)
     numbers, distinct = number(pl.Series(values))
-    longest, bits = int(sizes.max()), len(distinct).bit_length()
+    longest = max(int(np.diff(offsets[b.start : b.stop + 1]).max()) for b in _blocks(len(series)))
+    bits = len(distinct).bit_length()
     if bits * longest >= _INTEGER_BITS:
         return None
+    # Beyond the last value stands nothing, so that every list can be read to the longest length.
     member = np.append(numbers.to_numpy(), np.zeros(longest, dtype=np.uint32))
     packed = np.zeros(len(series), dtype=np.int64)
-    for nth in range(longest):
-        one = (member[offsets[:-1] + nth] + np.uint32(1)) * (sizes > nth)
-        packed |= one.astype(np.int64) << (bits * nth)
+    for block in _blocks(len(series)):
+        first = offsets[block]
+        sizes = offsets[block.start + 1 : block.stop + 1] - first
+        for nth in range(longest):
+            one = (member[first + nth] + np.uint32(1)) * (sizes > nth)
+            packed[block] |= one.astype(np.int64) << (bits * nth)
     row_numbers, sets = number(pl.Series(packed))
     slots = (sets.to_numpy()[:, None] >> (bits * np.arange(longest))) & ((1 << bits) - 1)
     owner, slot = np.nonzero(slots)
@@ -179,10 +194,16 @@ def flatten(lists: pl.Series) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     return offsets, values[: offsets[-1]]
 
 
+def used(codes: pl.Series, count: int) -> npt.NDArray[np.bool_]:
+    """Return which of ``count`` codes occur."""
+    seen = np.zeros(count, dtype=np.bool_)
+    seen[codes.to_numpy()] = True
+    return seen
+
+
 def compact(codes: pl.Series, names: pl.Series) -> Encoded:
     """Drop names that no row uses any more and renumber the codes."""
-    seen = np.zeros(len(names), dtype=np.bool_)
-    seen[codes.to_numpy()] = True
+    seen = used(codes, len(names))
     if seen.all():
         return Encoded(codes, names)
     table = (np.cumsum(seen) - 1).astype(np.uint32)

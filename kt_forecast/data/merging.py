@@ -127,8 +127,8 @@ def _merge_times(table: CodedTable) -> CodedTable:
     if QUESTION not in rows.columns:
         return _unite(table, rows, [_EVENT, CONCEPT_SET, RESPONSE], "the same time and concepts")
     keys = [_EVENT, QUESTION]
-    groups = rows.group_by(keys).agg(pl.len().alias("rows"), pl.col(RESPONSE).n_unique())
-    groups = groups.filter(pl.col("rows") > 1)
+    rows = rows.filter(pl.len().over(keys) > 1)
+    groups = rows.group_by(keys).agg(pl.col(RESPONSE).n_unique())
     agreeing = int((groups[RESPONSE] == 1).sum()) / max(1, groups.height)
     if groups.height and agreeing < NEVER_CONTRADICT:
         return table.note(
@@ -150,8 +150,11 @@ def _merge_expanded(
         InputError: copies cannot be told from attempts.
     """
     rows = _shared(table.frame, starts(table.frame, [STUDENT, QUESTION]))
-    if not rows.height or repeats == "keep":
+    other = pl.Series(starts(rows, [_EVENT, CONCEPT_SET])) & ~pl.Series(starts(rows, [_EVENT]))
+    if not other.any() or repeats == "keep":
         return table
+    runs = rows[_EVENT].filter(other).unique()
+    rows = rows.filter(pl.col(_EVENT).is_in(runs.implode()))
     attempt = [_EVENT, _GROUP]
     rows = rows.with_columns(pl.int_range(pl.len()).over(_EVENT, CONCEPT_SET).alias(_GROUP))
     equal = rows.select(

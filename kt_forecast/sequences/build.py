@@ -142,21 +142,29 @@ def _events(
     interactions: Interactions, chosen: Ints, first: Mask
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32] | None]:
     """Return the event rank of each step and the seconds since the event before it."""
-    known = TIME in interactions.frame.columns
-    time = interactions.frame[TIME].to_numpy()[chosen] if known else None
-    new = np.ones(len(chosen), dtype=np.bool_)
-    if time is not None and interactions.bundled:
-        new[1:] = first[1:] | (time[1:] != time[:-1])
-    rank = np.cumsum(new, dtype=np.int32) - np.int32(1)
-    begin = np.flatnonzero(new)
     steps = np.diff(np.append(np.flatnonzero(first), len(chosen)))
-    event = rank - np.repeat(rank[first], steps)
-    if time is None:
-        return event, None
-    moment = time[begin]
-    gap = np.diff(moment, prepend=moment[:1]) / 1000.0
-    gap[first[begin]] = 0.0
-    return event, gap.astype(np.float32)[rank]
+    if TIME not in interactions.frame.columns:
+        return _count_up(np.ones(len(chosen), dtype=np.bool_), first, steps), None
+    time = interactions.frame[TIME].to_numpy()[chosen]
+    seconds = np.zeros(len(chosen), dtype=np.float32)
+    np.divide(time[1:] - time[:-1], 1000.0, out=seconds[1:], casting="same_kind")
+    seconds[first] = 0.0
+    if not interactions.bundled:
+        return _count_up(np.ones(len(chosen), dtype=np.bool_), first, steps), seconds
+    new = first.copy()
+    new[1:] |= time[1:] != time[:-1]
+    # The later steps of a bundle came as long after the event before as its first step did.
+    later = np.flatnonzero(~new)
+    opening = np.flatnonzero(new)
+    seconds[later] = seconds[opening[np.searchsorted(opening, later) - 1]]
+    return _count_up(new, first, steps), seconds
+
+
+def _count_up(new: Mask, first: Mask, steps: Ints) -> npt.NDArray[np.int32]:
+    """Return how many events began in the student before the step's own."""
+    rank = np.cumsum(new, dtype=np.int32)
+    rank -= np.repeat(rank[first], steps)
+    return rank
 
 
 def _concepts(
