@@ -157,6 +157,15 @@ def test_without_time_and_order_the_rows_keep_the_files_order():
     assert any("taken in file order" in note for note in made.notes)
 
 
+def test_rows_of_one_time_keep_the_files_order():
+    count = 5000
+    question = np.random.default_rng(0).permutation(count)
+    columns = {STUDENT: [1] * count, QUESTION: question, RESPONSE: [0, 1] * (count // 2)}
+    made = door(columns | {TIME: [9] * (count - 1) + [8]})
+    expected = [question[-1], *question[:-1]]
+    assert made.questions.gather(made.frame[QUESTION]).cast(int).to_list() == expected
+
+
 def test_dates_are_milliseconds():
     texts = ["2020-01-01 00:00:00", "2020-01-01 00:00:01", "2020-01-02 00:00:00"]
     made = door(BASE | {TIME: texts})
@@ -278,6 +287,19 @@ def test_a_question_answered_both_ways_at_one_time_stays_two_attempts():
     made = door({STUDENT: [1, 1], TIME: [7, 7], QUESTION: [3, 3], RESPONSE: [1, 0]})
     assert len(made) == 2
     assert any("hold both responses: kept as attempts" in note for note in made.notes)
+
+
+def test_a_rare_contradiction_among_copies_is_not_merged():
+    copies = pl.DataFrame({STUDENT: [1], TIME: [0], QUESTION: [0], RESPONSE: [1]})
+    times = pl.DataFrame({TIME: range(300)})
+    many = copies.drop(TIME).join(times, how="cross").select(copies.columns)
+    table = pl.concat([many, many])
+    table = table.with_columns(
+        pl.when(pl.int_range(pl.len()) == 0).then(0).otherwise(RESPONSE).alias(RESPONSE)
+    )
+    made = check(raw(table), "test")
+    assert len(made) == 301
+    assert sorted(made.frame[RESPONSE].head(2)) == [0, 1]
 
 
 def test_exact_copies_of_rows_go():
