@@ -13,8 +13,7 @@ from kt_forecast.data import tables as sources
 from kt_forecast.data.cards import card_names
 from kt_forecast.errors import InputError
 from kt_forecast.experiment import tables
-from kt_forecast.experiment.recipe import DataRecipe, Recipe
-from kt_forecast.experiment.run import (
+from kt_forecast.experiment.flow import (
     Say,
     check_protocols,
     fit_all_beside,
@@ -22,6 +21,7 @@ from kt_forecast.experiment.run import (
     prepare,
     score,
 )
+from kt_forecast.experiment.recipe import DataRecipe, Recipe
 from kt_forecast.experiment.stored import (
     MODEL,
     RECIPE,

@@ -9,8 +9,8 @@ from kt_forecast.data.interactions import Interactions
 from kt_forecast.data.splits import ByFolds
 from kt_forecast.errors import InputError
 from kt_forecast.experiment import facts, tables
+from kt_forecast.experiment.flow import Say, plans, run_one
 from kt_forecast.experiment.recipe import Recipe
-from kt_forecast.experiment.run import Say, plans, run_one
 from kt_forecast.experiment.stored import RECORD, REPORT, Run, home
 from kt_forecast.report import render
 from kt_forecast.schema import FOLD, TEST_FOLD
