@@ -92,6 +92,13 @@ def test_ece_equals_a_loop_over_bins():
     assert metrics.ece(a.response, a.p_correct) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", ["auc", "accuracy", "nll", "brier", "rmse", "ece"])
+def test_who_answered_does_not_matter_to_a_pooled_metric(name):
+    a = rows()
+    alone = getattr(metrics, name)(a.response, a.p_correct)
+    assert metrics.score(a, resamples=0)[name].value == pytest.approx(alone, abs=1e-12)
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_weighted_metric_equals_metric_of_copied_students(name):
     a = rows()
