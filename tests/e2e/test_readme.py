@@ -1,0 +1,70 @@
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from kt_forecast.cli import app
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for language, block in BLOCKS
+    if language == "sh"
+    for line in block.splitlines()
+]
+TYPED = [words for words in COMMANDS if words and words[0] == "kt-forecast"]
+MADE_LATER = ("answers.csv", "mlruns/", "predictions.csv")
+
+
+def test_the_readme_shows_every_command():
+    shown = {words[1] for words in TYPED}
+    assert shown == {"data", "train", "evaluate", "predict", "report", "zoo"}
+    assert {tuple(words) for words in COMMANDS if words[0] == "make"} == {
+        ("make", "demo"),
+        ("make", "test"),
+    }
+
+
+@pytest.mark.parametrize("words", TYPED, ids=" ".join)
+def test_every_command_parses(words):
+    command = typer.main.get_command(app)
+    rest = words[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[rest[0]]
+        rest = rest[1:]
+    command.make_context(command.name, list(rest))
+
+
+@pytest.mark.parametrize("words", TYPED, ids=" ".join)
+def test_every_recipe_it_names_is_there(words):
+    for word in words:
+        if word.endswith(".toml") and not word.startswith(MADE_LATER):
+            assert (ROOT / word).is_file()
+
+
+def test_every_path_it_names_is_there():
+    for word in re.findall(r"`((?:kt_forecast|pipelines|tests|datasets)/[\w/.]*)`", README):
+        assert (ROOT / word).exists(), word
+
+
+def test_every_make_target_is_there():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("setup", "demo", "test", "test-all", "lint", "fmt", "bench"):
+        assert f"\n{target}:" in makefile
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "exec make test"
+
+
+def test_the_python_lines_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KT_FORECAST_DATASETS", str(ROOT / "datasets"))
+    (block,) = [block for language, block in BLOCKS if language == "python"]
+    seen = {}
+    exec(compile(block, "README.md", "exec"), seen)  # noqa: S102
+    assert seen["table"]["p_correct"].is_between(0, 1).all()
+    assert seen["belief"].height
+    assert 0 < seen["chance"] < 1
+    assert set(seen["after"]) == set(seen["stream"].concepts)
