@@ -132,10 +132,8 @@ def train(
     from kt_forecast.experiment import run
 
     table = _table_settings(data, column, format, separator, repeats)
-    chosen = _recipe(recipe, table, set_)
+    chosen = _recipe(recipe, table, system).with_sets(set_)
     changes: dict[str, Any] = {}
-    if system is not None:
-        changes["model"] = {"system": system}
     if seed is not None:
         changes["seed"] = seed
     if fold == "all":
@@ -308,23 +306,29 @@ def data_fetch(
         _say(sentence)
 
 
-def _recipe(recipe: str | None, table: dict[str, Any], sets: list[str]) -> "Recipe":
-    """Return the recipe of the file, with the command line's data and keys in place.
+def _recipe(recipe: str | None, table: dict[str, Any], system: str | None) -> "Recipe":
+    """Return the recipe of the file, with the command line's data and system in place.
 
     Raises:
         InputError: neither a recipe nor a table is named, or a key or value is refused.
     """
     from kt_forecast.experiment import Recipe, shipped
+    from kt_forecast.nn.system import System
+    from kt_forecast.tracer import find
 
     if recipe is None and "source" not in table:
         raise InputError(
             "train needs a recipe (kt-forecast train pipelines/demo.toml) or a table"
             " (kt-forecast train --data answers.csv)"
         )
-    if recipe is None:
-        return Recipe.parse({"data": table}, "--data").with_sets(sets)
-    chosen = Recipe.read(shipped(recipe))
-    return chosen.changed({"data": table}, "--data").with_sets(sets)
+    chosen = (
+        Recipe.parse({"data": table}, "--data")
+        if recipe is None
+        else Recipe.read(shipped(recipe)).changed({"data": table}, "--data")
+    )
+    if system is None:
+        return chosen
+    return chosen.with_system(system, trained=isinstance(find(system), System))
 
 
 def _table_settings(

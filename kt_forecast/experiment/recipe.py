@@ -148,6 +148,23 @@ class Recipe(Config):
         chosen = _without_none(self.model_dump(mode="json", exclude_unset=True))
         return type(self).parse(_merged(chosen, changes), where)
 
+    def with_system(self, system: str, *, trained: bool) -> Self:
+        """Return the recipe for another system, without the settings that were the first one's.
+
+        Args:
+            system: its name; the recipe's own changes nothing.
+            trained: whether it has epochs, and so takes the settings of the loop.
+        """
+        if system == self.model.system:
+            return self
+        plain = _without_none(self.model_dump(mode="json", exclude_unset=True))
+        kept = {key: value for key, value in plain.items() if key not in {"model", "tracing"}}
+        if not trained:
+            kept.pop("training", None)
+        if self.name:
+            kept["name"] = f"{self.name}-{system}"
+        return type(self).parse(kept | {"model": {"system": system}}, "--system")
+
     def with_sets(self, sets: list[str]) -> Self:
         """Return the recipe with dotted keys replaced, each given as ``a.b=c``.
 
@@ -169,7 +186,8 @@ class Recipe(Config):
 
     def title(self) -> str:
         """Return the run's short name."""
-        return self.name or f"{self.model.system}-{Path(self.data.source).name.split('.')[0]}"
+        name = self.name or f"{self.model.system}-{Path(self.data.source).name.split('.')[0]}"
+        return f"{name}-coin-flip" if self.coin_flip else name
 
     def seeded_split(self) -> "SplitSettings":
         """Return the split's settings, drawn by the recipe's seed unless they name their own."""

@@ -229,6 +229,7 @@ def test_fair_coins_replace_every_response(recipe, tmp_path):
     coin = changed(recipe, coin_flip=True, evaluation={"bootstraps": 200})
     made = run(coin, runs=tmp_path, device="cpu", say=len)
     assert made.record.coin_flip
+    assert made.name == "tiny-coin-flip"
     auc = scores(made)["auc"]
     assert auc.low <= 0.5 <= auc.high
     assert "fair coins" in made.tables()[0][0]

@@ -110,3 +110,20 @@ def test_the_seed_draws_the_split_unless_the_split_has_its_own():
 def test_every_recipe_shows_the_sceptics_baselines():
     recipe = Recipe.parse({"data": {"source": "x"}, "baselines": {"systems": ["bkt"]}}, "test")
     assert recipe.baselines.names() == ("item_mean", "logistic", "bkt")
+
+
+def test_another_system_leaves_the_first_ones_settings_behind():
+    recipe = Recipe.read(shipped("demo"))
+    assert recipe.with_system("gpt", trained=True) is recipe
+    neural = recipe.with_system("dkt", trained=True)
+    assert (neural.model.settings, neural.tracing) == ({}, {})
+    assert neural.training == recipe.training
+    fitted = recipe.with_system("logistic", trained=False)
+    assert plans(fitted)[0].name == "logistic"
+    assert fitted.title() == "demo-logistic"
+    assert fitted.split == recipe.split
+
+
+def test_a_control_run_is_called_one():
+    recipe = Recipe.read(shipped("demo")).changed({"coin_flip": True}, "test")
+    assert recipe.title() == "demo-coin-flip"
