@@ -80,6 +80,8 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
     """
     chosen, beside = plans(recipe)
     with workers(device) as group:
+        if group.world > 1:
+            _refuse_trained(beside)
         first = group.rank == 0
         say = say if first else _silent
         interactions = tables.load(recipe.data)
@@ -317,6 +319,20 @@ def _checkpoint(chosen: Plan, rows: Rows, runs: Path) -> Checkpoint:
     """Return where a run of the same rows and settings keeps its place."""
     fingerprint = _hash([chosen.plain(), rows.key])
     return Checkpoint(runs / CHECKPOINTS / fingerprint[:16], fingerprint, resume=True)
+
+
+def _refuse_trained(beside: list[Plan]) -> None:
+    """Refuse baselines that need every process, which wait for no baseline.
+
+    Raises:
+        InputError: a baseline trains with epochs.
+    """
+    for one in beside:
+        if one.training is not None:
+            raise InputError(
+                f"baselines.systems holds {one.name}, which trains with epochs; under several"
+                " processes accepted are fitted baselines, and a run of its own for this one"
+            )
 
 
 def _describe(interactions: Interactions, say: Say) -> None:
