@@ -225,9 +225,12 @@ def test_later_rows_are_tested_with_the_earlier_ones_as_history(recipe, split, t
 
 
 @pytest.mark.usefixtures("light")
-def test_fair_coins_replace_every_response(recipe, tmp_path):
+def test_fair_coins_replace_every_response(done, recipe):
+    _, runs, _ = done
     coin = changed(recipe, coin_flip=True, evaluation={"bootstraps": 200})
-    made = run(coin, runs=tmp_path, device="cpu", say=len)
+    said: list[str] = []
+    made = run(coin, runs=runs, device="cpu", say=said.append)
+    assert not any("from the cache" in sentence for sentence in said), "other labels, other fits"
     assert made.record.coin_flip
     assert made.name == "tiny-coin-flip"
     auc = scores(made)["auc"]
