@@ -84,7 +84,7 @@ class CausalAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.rotary = None if forgetting else Rotary(self.size)
-        self.log_slope = nn.Parameter(torch.linspace(-2.0, 0.5, heads)) if forgetting else None
+        self.log_slope = nn.Parameter(torch.linspace(-3.0, 0.5, heads)) if forgetting else None
 
     def init_state(self, batch: int) -> Cache:
         """Return an empty cache for ``batch`` sequences."""

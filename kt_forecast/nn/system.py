@@ -155,7 +155,7 @@ def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: AN
         return value.map(change)
     if isinstance(value, tuple):
         return tuple(_changed(part, change) for part in value)
-    return change(value)
+    return None if value is None else change(value)
 
 
 def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Tensor]]:  # noqa: ANN401
@@ -165,7 +165,7 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
     elif isinstance(value, tuple):
         for i, part in enumerate(value):
             yield from _leaves((*path, str(i)), part)
-    else:
+    elif value is not None:
         yield path, value
 
 

@@ -22,10 +22,14 @@ Ints = npt.NDArray[np.int64]
 
 STEPS_PER_BATCH = 16_384
 MOST_PADDING = 0.1
-"""Share of padding that no batch exceeds."""
+"""Share of padding that the batches of an epoch together do not exceed."""
 
-_LIKE_LENGTH = 1.02
-"""Ratio up to which lengths count as alike, so that each epoch mixes them anew."""
+_PLANNED_PADDING = 0.05
+"""Share of padding that a batch may have before lengths are shaken."""
+
+_SHAKE = 0.05
+"""How far, as a logarithm, lengths are shaken before each epoch's sort, so that pieces of nearly
+one length meet different ones every time; training on batches that never change is worse."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class Batches:
         self.sequences = sequences
         self.pieces = chunks(sequences, history) if pieces is None else pieces
         self.shuffle, self.seed = shuffle, seed
-        self._likeness, self._bounds = _plan(self.pieces.length, steps_per_batch, batch_size)
+        self._bounds = _plan(self.pieces.length, steps_per_batch, batch_size, shaken=shuffle)
 
     def __len__(self) -> int:
         """Return the batches of an epoch, the same for all epochs and processes."""
@@ -180,11 +184,11 @@ class Batches:
         return float(1.0 - lengths.sum() / (widest * (high - low)).sum())
 
     def _order(self, epoch: int) -> Ints:
-        """Return the pieces, longest first; like lengths in the epoch's own order."""
-        ties = np.arange(len(self.pieces))
+        """Return the pieces, longest first by lengths shaken anew for each epoch."""
+        size = np.log(np.maximum(self.pieces.length, 1))
         if self.shuffle:
-            ties = self._draw(epoch, 0).permutation(ties)
-        return np.lexsort((ties, -self._likeness))
+            size = size + self._draw(epoch, 0).uniform(-_SHAKE, _SHAKE, len(size))
+        return np.argsort(-size, kind="stable")
 
     def _turns(self, epoch: int) -> Ints:
         turns = np.arange(len(self._bounds))
@@ -285,31 +289,29 @@ def _with_scored(sequences: StudentSequences, pieces: Pieces) -> Pieces:
     return pieces.take(total[pieces.start + pieces.length] > total[pieces.start])
 
 
-def _plan(lengths: Ints, steps_per_batch: int, batch_size: int | None) -> tuple[Ints, Ints]:
+def _plan(lengths: Ints, steps_per_batch: int, batch_size: int | None, *, shaken: bool) -> Ints:
     """Cut the pieces, longest first, into batches.
 
+    Shaken by ``_SHAKE``, the piece at a place of the order is at most twice that, as a logarithm,
+    longer than the piece that belongs there: batches leave room for it.
+
     Returns:
-        The class of like lengths of each piece (the greater the longer), and low and high of each
-        batch in the order of falling classes. The cuts hold for any order within a class.
+        First place and one past the last of each batch in the order of falling lengths.
     """
-    likeness = np.ceil(np.log(np.maximum(lengths, 1)) / np.log(_LIKE_LENGTH)).astype(np.int64)
-    order = np.lexsort((lengths, -likeness))
-    _, kind = np.unique(-likeness[order], return_inverse=True)
-    edges = np.concatenate([np.flatnonzero(np.diff(kind, prepend=-1)), [len(order)]])
-    ordered = lengths[order]
-    shortest = ordered[edges[:-1]][kind] if len(order) else ordered
-    longest = ordered[edges[1:] - 1][kind] if len(order) else ordered
-    total = np.concatenate([[0], np.cumsum(shortest)])
+    ordered = np.sort(lengths)[::-1]
+    room = np.exp(2 * _SHAKE) if shaken else 1.0
+    widest = np.minimum(np.floor(ordered * room + 1e-9), ordered.max(initial=1)).astype(np.int64)
+    total = np.concatenate([[0], np.cumsum(ordered)])
     bounds = []
     low = 0
-    while low < len(order):
-        width = int(longest[low])
-        most = max(1, steps_per_batch // width)
-        most = min(most, batch_size or most, len(order) - low)
+    while low < len(ordered):
+        most = max(1, steps_per_batch // max(1, int(widest[low])))
+        most = min(most, batch_size or most, len(ordered) - low)
         filled = total[low + 1 : low + most + 1] - total[low]
-        wide_enough = filled >= (1.0 - MOST_PADDING) * width * np.arange(1, most + 1)
+        width = int(ordered[low])
+        wide_enough = filled >= (1.0 - _PLANNED_PADDING) * width * np.arange(1, most + 1)
         high = low + (most if wide_enough.all() else int(wide_enough.argmin()))
         high = max(high, low + 1)
         bounds.append((low, high))
         low = high
-    return likeness, np.array(bounds, dtype=np.int64).reshape(-1, 2)
+    return np.array(bounds, dtype=np.int64).reshape(-1, 2)

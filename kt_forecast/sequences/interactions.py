@@ -43,8 +43,8 @@ class StudentSequences:
         extras: answer-side columns, steps x columns, in `Vocabulary.extras` order.
         row: row of the table that the step came from.
         scored: whether the step's prediction counts (history alone does not).
-        own: what the step's own student added to the statistics of its question, to be taken out
-            of them again; only in the sequences that statistics were fitted on.
+        own: what the step's own group of students added to the statistics of its question, to be
+            taken out of them again; only in the sequences that statistics were fitted on.
     """
 
     start: Int[Tensor, " students_and_end"]

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from kt_forecast.config import Config, Range, tunable
 from kt_forecast.errors import InputError
-from kt_forecast.nn.counts import counts_before
 from kt_forecast.nn.system import State, System, SystemConfig
 from kt_forecast.sequences.interactions import Batch, StudentSequences, Vocabulary
-from kt_forecast.tasks.statistics import SURPLUS_SCALE, QuestionNeighbours, QuestionRates
+from kt_forecast.tasks.history import History, Tally
+from kt_forecast.tasks.statistics import QuestionNeighbours, QuestionRates
 
 
 @runtime_checkable
@@ -51,8 +51,9 @@ class TracingConfig(Config):
         difficulty: what a question adds to its concepts: nothing, or a learned number or vector
             times a learned variation of each concept (Rasch form of AKT and simpleKT).
         identity: numbers in a question's own learned vector; 0 for none.
+        identity_dropout: probability of dropping a number of that vector.
         rates: tell the model how often training students were right on the question and its
-            concepts (the student's own answers taken out).
+            concepts (the answers of the student's own group taken out).
         neighbours: numbers in the fixed vector of where a question stands among others; 0 for none.
         counts: tell the model how often the student was right and wrong before, and how far above
             expectation, on the concepts, on the question and overall.
@@ -64,10 +65,9 @@ class TracingConfig(Config):
     """
 
     scheme: Scheme = tunable("two_stream", ("shifted", "alternating", "two_stream", "late"))
-    difficulty: Literal["none", "scalar", "vector"] = tunable(
-        "scalar", ("none", "scalar", "vector")
-    )
+    difficulty: Literal["none", "scalar", "vector"] = tunable("none", ("none", "scalar", "vector"))
     identity: int = tunable(64, (0, 16, 64, 128), ge=0)
+    identity_dropout: float = tunable(0.5, Range(low=0.0, high=0.7), ge=0.0, lt=1.0)
     rates: bool = tunable(default=True, space=(True, False))
     neighbours: int = tunable(64, (0, 64), ge=0)
     counts: bool = tunable(default=True, space=(True, False))
@@ -78,18 +78,6 @@ class TracingConfig(Config):
 
 
 @dataclass(frozen=True)
-class Tally(State):
-    """Outcomes so far, by question, by concept and overall: right, wrong, above expectation.
-
-    In float64, in which these sums are exact: an outcome is a multiple of `OUTCOME_UNIT`.
-    """
-
-    question: Float[Tensor, "batch question outcome"]
-    concept: Float[Tensor, "batch concept outcome"]
-    overall: Float[Tensor, "batch outcome"]
-
-
-@dataclass(frozen=True)
 class TracerState(State):
     """What a `Tracer` knows of each student of a batch.
 
@@ -97,15 +85,15 @@ class TracerState(State):
         mixer: the system's own state.
         pending: contents of the open event, not revealed yet.
         event: rank of the open event; -1 before the first.
-        closed: answers of the events before the open one.
-        all: answers of the open event too.
+        closed: what happened in the events before the open one; None if the tracer does not count.
+        all: what happened in the open event too.
     """
 
     mixer: Any
     pending: Float[Tensor, "batch width"]
     event: Int[Tensor, " batch"]
-    closed: Tally
-    all: Tally
+    closed: Tally | None
+    all: Tally | None
 
 
 class Tracer(nn.Module):
@@ -139,27 +127,23 @@ class Tracer(nn.Module):
         )
         self.questions = QuestionEmbedding(width, tracing, vocabulary)
         self.contents = ContentEmbedding(width, vocabulary)
-        self.history = History(width, tracing) if tracing.counts else None
+        self.since = Since(width)
+        questions, concepts = len(vocabulary.questions) + 1, len(vocabulary.concepts) + 1
+        rates = n_rates(tracing)
+        self.history = History(width, rates, questions, concepts) if tracing.counts else None
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.join = nn.Linear(2 * width, width) if tracing.scheme == "shifted" else None
         self.mixer: Any = system.build(settings)
-        self.head = Head(width, tracing, vocabulary)
+        self.head = Head(width, tracing)
         self.dropout = nn.Dropout(tracing.dropout)
-        self.sizes = (len(vocabulary.questions) + 1, len(vocabulary.concepts) + 1)
 
     def init_state(self, batch: int) -> TracerState:
         """Return the state of ``batch`` students before their first step."""
-        questions, concepts = self.sizes if self.history is not None else (0, 0)
-        device = self.start.device
-        tally = Tally(
-            question=torch.zeros(batch, questions, 3, dtype=torch.float64, device=device),
-            concept=torch.zeros(batch, concepts, 3, dtype=torch.float64, device=device),
-            overall=torch.zeros(batch, 3, dtype=torch.float64, device=device),
-        )
+        tally = None if self.history is None else self.history.init_state(batch)
         return TracerState(
             mixer=self.mixer.init_state(batch),
             pending=self.start.new_zeros(batch, len(self.start)),
-            event=torch.full((batch,), -1, dtype=torch.int64, device=device),
+            event=torch.full((batch,), -1, dtype=torch.int64, device=self.start.device),
             closed=tally,
             all=tally,
         )
@@ -191,7 +175,8 @@ class Tracer(nn.Module):
             logits, batch.response.to(logits.dtype), reduction="none"
         )
         total, count = (each * wanted).sum(), wanted.sum()
-        if self.training and self.questions.identity is not None and self.tracing.next_question:
+        tells = self.questions.identity is not None and self.tracing.next_question > 0.0
+        if self.training and tells and batch.shape[1] > 1:
             total = total + self.tracing.next_question * count * self._next_question(mixed, batch)
         return total, count
 
@@ -199,7 +184,7 @@ class Tracer(nn.Module):
         """Fit what is counted rather than learned, on the training students alone.
 
         Returns:
-            The sequences to train on: with each student's own share, which is taken out again.
+            The sequences to train on: with each group's own share, which is taken out again.
         """
         if self.neighbours is not None:
             self.neighbours.fit(train)
@@ -207,7 +192,7 @@ class Tracer(nn.Module):
 
     def parameter_groups(self, config: DecayConfig) -> list[dict[str, Any]]:
         """Return AdamW's groups: what is learned for single questions decays on its own."""
-        tables = [self.questions.difficulty, self.questions.identity, self.head.easiness]
+        tables = [self.questions.difficulty, self.questions.identity]
         single = [table.weight for table in tables if table is not None]
         apart = {id(p) for p in single}
         rest = [p for p in self.parameters() if id(p) not in apart]
@@ -222,38 +207,33 @@ class Tracer(nn.Module):
         self, batch: Batch, state: TracerState | None
     ) -> tuple[Tensor, Tensor, TracerState | None]:
         """Return logits, what the mixer made of each step, and the state after the last."""
-        facts, expected = self._known(batch)
-        asked, question = self.questions(batch, facts)
+        rates, expected, facts = self._known(batch)
+        asked = self.dropout(self.questions(batch, facts))
         content = self.contents(batch, asked) * batch.real[..., None]
         event = _event_of_real(batch, state)
         revealed, pending = _reveal(content, event, state, may_bundle=batch.bundles)
         revealed = self._with_start(revealed, batch.real, state)
-        tally = None
+        query, tallies = asked + self.since(batch), None
         if self.history is not None:
-            known, tally = self.history(batch, event, expected, facts, state)
-            question = question + known
-        question = self.dropout(question)
-        mixed, mixer = self._mix(self.dropout(revealed), question, batch.real, state)
-        logits = self.head(mixed, question, batch.question)
+            known, tallies = self.history(batch, event, expected, rates, _tallies(state))
+            query = query + self.dropout(known)
+        mixed, mixer = self._mix(revealed, query, batch.real, state)
+        logits = self.head(mixed, query if self.scheme == "late" else asked)
         if state is None:
             return logits, mixed, None
-        closed, everything = tally if tally is not None else (state.closed, state.all)
+        closed, everything = tallies or (None, None)
         after = TracerState(
             mixer=mixer, pending=pending, event=event[:, -1], closed=closed, all=everything
         )
         return logits, mixed, after
 
-    def _known(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return what training students tell of each question, and its expected rate."""
-        facts, expected = [], torch.full_like(batch.seconds, 0.5)
+    def _known(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rates, the expected rate, and all that training students tell of each question."""
+        rates, expected = batch.seconds.new_zeros(*batch.shape, 0), batch.seconds.new_full((), 0.5)
         if self.rates is not None:
             rates, expected = self.rates(batch)
-            facts.append(rates)
-        if self.neighbours is not None:
-            facts.append(self.neighbours(batch))
-        if not facts:
-            return batch.seconds.new_zeros(*batch.shape, 0), expected
-        return torch.cat(facts, -1), expected
+        facts = [rates] if self.neighbours is None else [rates, self.neighbours(batch)]
+        return rates, expected.expand(batch.shape), torch.cat(facts, -1)
 
     def _next_question(self, mixed: Tensor, batch: Batch) -> Float[Tensor, ""]:
         """Return the cross-entropy of telling the next question from the others of the batch.
@@ -296,6 +276,13 @@ class Tracer(nn.Module):
         return mixed[:, 1::2], after
 
 
+def _tallies(state: TracerState | None) -> tuple[Tally, Tally, Tensor] | None:
+    """Return what `History` asks of a state."""
+    if state is None or state.closed is None or state.all is None:
+        return None
+    return state.closed, state.all, state.event
+
+
 def refuse_illegal(system: System, tracing: TracingConfig) -> None:
     """Refuse a system that may not be used for knowledge tracing, or not in this scheme.
 
@@ -328,26 +315,18 @@ class QuestionEmbedding(nn.Module):
             if tracing.difficulty != "none"
             else None
         )
-        self.identity = _table(questions, tracing.identity) if tracing.identity else None
+        self.identity = (
+            _table(questions, tracing.identity, std=IDENTITY_STD) if tracing.identity else None
+        )
+        self.dropout = nn.Dropout(tracing.identity_dropout)
         self.widen = nn.Linear(tracing.identity, width, bias=False) if tracing.identity else None
-        facts = n_facts(tracing)
+        facts = n_rates(tracing) + tracing.neighbours
         self.facts = nn.Linear(facts, width) if facts else None
-        self.since = nn.Linear(2, width)
 
     def forward(
         self, batch: Batch, facts: Float[Tensor, "batch time fact"]
-    ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch time width"]]:
-        """Return what is asked, without and with its moment."""
-        asked = self.asked(batch)
-        if self.facts is not None:
-            asked = asked + self.facts(facts.to(self.facts.weight.dtype))
-        # Both numbers are 0 for data without times, so that nothing is learned from them.
-        gap = batch.seconds.to(self.since.weight.dtype).clamp_min(0.0)
-        when = torch.stack([gap.log1p(), (gap / SECONDS_A_DAY).log1p()], -1)
-        return asked, asked + self.since(when * GAP_SCALE)
-
-    def asked(self, batch: Batch) -> Float[Tensor, "batch time width"]:
-        """Return the concepts as a set, and the question's own part."""
+    ) -> Float[Tensor, "batch time width"]:
+        """Return what is asked, its moment aside."""
         asked = batch.question
         if self.training and self.forget > 0.0:
             kept = torch.rand(asked.shape, device=asked.device) >= self.forget
@@ -356,7 +335,9 @@ class QuestionEmbedding(nn.Module):
         if self.difficulty is not None and self.variation is not None:
             x = x + self.difficulty(asked) * _pool(self.variation, batch.concepts)
         if self.identity is not None and self.widen is not None:
-            x = x + self.widen(self.identity(asked))
+            x = x + self.widen(self.dropout(self.identity(asked)))
+        if self.facts is not None:
+            x = x + self.facts(facts.to(self.facts.weight.dtype))
         return x
 
     def compare(
@@ -370,9 +351,9 @@ class QuestionEmbedding(nn.Module):
         )
 
 
-def n_facts(tracing: TracingConfig) -> int:
-    """Return how many numbers the training students tell of a question."""
-    return (QuestionRates.FEATURES if tracing.rates else 0) + tracing.neighbours
+def n_rates(tracing: TracingConfig) -> int:
+    """Return how many numbers `QuestionRates` tells of a question."""
+    return QuestionRates.FEATURES if tracing.rates else 0
 
 
 SECONDS_A_DAY = 86_400.0
@@ -380,12 +361,24 @@ GAP_SCALE = 0.1
 """Brings the logarithms of seconds and days to the size of the other inputs."""
 
 
+class Since(nn.Module):
+    """How long ago the student's previous event was."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.read = nn.Linear(2, width)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch time width"]:
+        """Return what the gap before each step says; data without times leave it silent."""
+        gap = batch.seconds.to(self.read.weight.dtype).clamp_min(0.0)
+        return self.read(torch.stack([gap.log1p(), (gap / SECONDS_A_DAY).log1p()], -1) * GAP_SCALE)
+
+
 class ContentEmbedding(nn.Module):
     """What a finished step says: what was asked, the response, and what came with it."""
 
     def __init__(self, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.answered = _table(2 * (len(vocabulary.concepts) + 1), width)
         self.response = nn.Embedding(2, width)
         nn.init.normal_(self.response.weight, std=EMBEDDING_STD)
         columns = len(vocabulary.extras)
@@ -396,124 +389,16 @@ class ContentEmbedding(nn.Module):
     ) -> Float[Tensor, "batch time width"]:
         """Return one vector a step, which later events may read."""
         response = batch.response.long()
-        both = 2 * batch.concepts + response[..., None] * (batch.concepts > 0)
-        x = asked + self.response(response) + _pool(self.answered, both)
+        x = asked + self.response(response)
         if self.extras is not None:
             x = x + self.extras(batch.extras.clamp_min(0.0).log1p().to(x.dtype))
         return x
 
 
-class History(nn.Module):
-    """How a student did before: overall, on the question, on the concepts.
-
-    Of each: how often right and how often wrong, and how far above expectation on average.
-    """
-
-    def __init__(self, width: int, tracing: TracingConfig) -> None:
-        super().__init__()
-        self.widen = nn.Linear(9 + n_facts(tracing), width)
-        self.read = nn.Linear(width, width)
-
-    def forward(
-        self,
-        batch: Batch,
-        event: Int[Tensor, "batch time"],
-        expected: Float[Tensor, "batch time"],
-        facts: Float[Tensor, "batch time fact"],
-        state: TracerState | None,
-    ) -> tuple[Float[Tensor, "batch time width"], tuple[Tally, Tally] | None]:
-        """Return what the outcomes before each step's event say, and the tallies afterwards."""
-        response = batch.response.double()
-        surplus = ((response - expected) / OUTCOME_UNIT).round() * OUTCOME_UNIT
-        outcome = torch.stack([response, 1.0 - response, surplus], -1) * batch.real[..., None]
-        concepts = batch.concepts
-        per = concepts.shape[2]
-        wide = (concepts > 0)[..., None] * outcome[:, :, None]
-        entry = (concepts.flatten(1), event.repeat_interleave(per, 1), wide.flatten(1, 2))
-        on_concept = counts_before(*entry).unflatten(1, (-1, per))
-        known = (batch.question > 0)[..., None] * outcome
-        on_question = counts_before(batch.question, event, known)
-        overall = counts_before(torch.zeros_like(event), event, outcome)
-        after = None
-        if state is not None:
-            asked_before, concept_before, before = _carried(batch, event, state)
-            on_concept = on_concept + concept_before.unflatten(1, (-1, per))
-            on_question = on_question + asked_before
-            overall = overall + before
-            after = _tallied(batch, event, state, (known, wide, outcome))
-        present = (concepts > 0)[..., None]
-        pooled = (_summary(on_concept) * present).sum(2) / present.sum(2).clamp_min(1)
-        asked = _summary(on_question) * (batch.question > 0)[..., None]
-        features = torch.cat([pooled, asked, _summary(overall), facts.double()], -1)
-        return self.read(F.gelu(self.widen(features.to(self.widen.weight.dtype)))), after
-
-
-OUTCOME_UNIT = 2.0**-10
-"""Outcomes are whole multiples of it, so that their sums are exact in any order."""
-
-SUMMARY_SHRINKAGE = 2.0
-"""Answers' worth of meeting the expectation that is mixed into a mean above expectation."""
-
-
-def _summary(outcome: Float[Tensor, "*entry three"]) -> Float[Tensor, "*entry three"]:
-    """Return the logarithms of how often right and wrong, and the mean above expectation."""
-    right, wrong, surplus = outcome.unbind(-1)
-    mean = surplus / (right + wrong + SUMMARY_SHRINKAGE)
-    return torch.stack([right.log1p(), wrong.log1p(), SURPLUS_SCALE * mean], -1)
-
-
-def _carried(
-    batch: Batch, event: Int[Tensor, "batch time"], state: TracerState
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Look up what earlier segments counted: by question, by concept entry, and overall."""
-    still_open = (event == state.event[:, None])[..., None]
-
-    def look(closed: Tensor, everything: Tensor, key: Tensor, opened: Tensor) -> Tensor:
-        index = key[..., None].expand(-1, -1, 3)
-        return torch.where(opened, closed.gather(1, index), everything.gather(1, index))
-
-    closed, everything = state.closed, state.all
-    opened = still_open.repeat_interleave(batch.concepts.shape[2], 1)
-    concepts = batch.concepts.flatten(1)
-    return (
-        look(closed.question, everything.question, batch.question, still_open),
-        look(closed.concept, everything.concept, concepts, opened),
-        torch.where(still_open, closed.overall[:, None], everything.overall[:, None]),
-    )
-
-
-def _tallied(
-    batch: Batch, event: Tensor, state: TracerState, amounts: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tally, Tally]:
-    """Return the tallies before the open event, and with it."""
-    known, wide, outcome = amounts
-    last = event[:, -1:]
-    finished = (event < last)[..., None]
-    stays_open = (last[:, 0] == state.event)[:, None]
-
-    def add(base: Tally, share: Tensor) -> Tally:
-        index = batch.question[..., None].expand(-1, -1, 3)
-        concepts = batch.concepts.flatten(1)[..., None].expand(-1, -1, 3)
-        part = (wide * share[:, :, None]).flatten(1, 2)
-        return Tally(
-            question=base.question.scatter_add(1, index, known * share),
-            concept=base.concept.scatter_add(1, concepts, part),
-            overall=base.overall + (outcome * share).sum(1),
-        )
-
-    advanced = add(state.all, finished.to(outcome.dtype))
-    closed = Tally(
-        question=torch.where(stays_open[..., None], state.closed.question, advanced.question),
-        concept=torch.where(stays_open[..., None], state.closed.concept, advanced.concept),
-        overall=torch.where(stays_open, state.closed.overall, advanced.overall),
-    )
-    return closed, add(state.all, torch.ones_like(finished, dtype=outcome.dtype))
-
-
 class Head(nn.Module):
     """From what was mixed and what is asked to the logit of a correct response."""
 
-    def __init__(self, width: int, tracing: TracingConfig, vocabulary: Vocabulary) -> None:
+    def __init__(self, width: int, tracing: TracingConfig) -> None:
         super().__init__()
         self.read = nn.Sequential(
             nn.Linear(2 * width, width),
@@ -524,23 +409,19 @@ class Head(nn.Module):
             nn.Dropout(tracing.dropout),
             nn.Linear(width, 1),
         )
-        asks = tracing.identity > 0 or tracing.difficulty != "none"
-        self.easiness = _table(len(vocabulary.questions) + 1, 1, std=0.0) if asks else None
 
     def forward(
         self,
         mixed: Float[Tensor, "batch time width"],
         asked: Float[Tensor, "batch time width"],
-        question: Int[Tensor, "batch time"],
     ) -> Float[Tensor, "batch time"]:
         """Return one logit a step."""
         logit = self.read(torch.cat([mixed, asked], -1))[..., 0]
-        if self.easiness is not None:
-            logit = logit + self.easiness(question)[..., 0]
         return logit if logit.dtype == torch.float64 else logit.float()
 
 
 EMBEDDING_STD = 0.05
+IDENTITY_STD = 0.02
 
 NEXT_QUESTIONS = 1024
 """Steps of a batch, at most, that the next-question objective samples."""

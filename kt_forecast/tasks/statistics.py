@@ -1,8 +1,10 @@
 """What the training students tell of each question: how hard it is, and what it stands beside.
 
-Everything here is fitted on training rows. For a step of a training student the student's own
-answers to the question are taken out again, so that a model in training sees what it will see for
-a new student.
+Everything here is fitted on training rows. Training students are dealt into groups, and for each
+step of a group the group's own answers to the question are taken out again, so that a model in
+training sees what it will see for a new student. (Taking out a single student's answers would
+betray them: the trace they leave in the rate of a question that thousands answered is small, but
+its direction is the answer, and a network learns to read it.)
 """
 
 from dataclasses import replace
@@ -15,6 +17,7 @@ from jaxtyping import Float
 from scipy.special import expit, logit
 from torch import Tensor, nn
 
+from kt_forecast.sequences.batching import Batches
 from kt_forecast.sequences.interactions import Batch, StudentSequences, Vocabulary
 
 Floats = npt.NDArray[np.float64]
@@ -42,6 +45,8 @@ class QuestionRates(nn.Module):
     question: Tensor
     concept: Tensor
     overall: Tensor
+    centre: Tensor
+    spread: Tensor
 
     FEATURES = 4
 
@@ -50,6 +55,8 @@ class QuestionRates(nn.Module):
         self.register_buffer("question", torch.zeros(len(vocabulary.questions) + 1, 3))
         self.register_buffer("concept", torch.zeros(len(vocabulary.concepts) + 1, 2))
         self.register_buffer("overall", torch.tensor(0.5))
+        self.register_buffer("centre", torch.zeros(self.FEATURES))
+        self.register_buffer("spread", torch.ones(self.FEATURES))
 
     def fit(self, train: StudentSequences) -> StudentSequences:
         """Count the training answers.
@@ -59,17 +66,39 @@ class QuestionRates(nn.Module):
                 their history.
 
         Returns:
-            The same sequences, with what each student added to the statistics of its questions.
+            The same sequences, with each group's share in the statistics of its questions.
         """
         found, own = _counted(train, len(self.question), len(self.concept))
         for name, value in found.items():
             getattr(self, name).copy_(torch.from_numpy(np.asarray(value)))
-        return replace(train, own=torch.from_numpy(own.astype(np.float32)))
+        fitted = replace(train, own=torch.from_numpy(own.astype(np.float32)))
+        self._standardise(fitted)
+        return fitted
+
+    def _standardise(self, train: StudentSequences) -> None:
+        """Measure mean and spread of the features over the training steps."""
+        number, (total, squares) = 0, torch.zeros(2, self.FEATURES, dtype=torch.float64)
+        for batch in Batches(train, shuffle=False):
+            raw, _ = self._raw(batch)
+            seen = raw[batch.real].double()
+            number += len(seen)
+            total += seen.sum(0)
+            squares += seen.square().sum(0)
+        mean = total / number
+        self.centre.copy_(mean)
+        self.spread.copy_((squares / number - mean.square()).clamp_min(0.0).sqrt() + LEAST)
 
     def forward(
         self, batch: Batch
     ) -> tuple[Float[Tensor, "batch time feature"], Float[Tensor, "batch time"]]:
-        """Return what is known of each step's question, and its expected rate of right answers."""
+        """Return what is known of each step's question, and its expected rate of right answers.
+
+        The first is standardised: mean 0 and spread 1 over the training steps.
+        """
+        raw, expected = self._raw(batch)
+        return ((raw - self.centre) / self.spread).clamp(-MOST, MOST), expected
+
+    def _raw(self, batch: Batch) -> tuple[Tensor, Tensor]:
         present = batch.concepts > 0
         right, answers = self.concept[batch.concepts].unbind(-1)
         rate = (right + CONCEPT_SHRINKAGE * self.overall) / (answers + CONCEPT_SHRINKAGE)
@@ -84,7 +113,7 @@ class QuestionRates(nn.Module):
             expected.logit(LEAST),
             known[..., ANSWERS].clamp_min(0.0).log1p(),
             concept.logit(LEAST),
-            SURPLUS_SCALE * known[..., SURPLUS] / weight,
+            known[..., SURPLUS] / weight,
         ]
         return torch.stack(features, -1), expected
 
@@ -92,14 +121,17 @@ class QuestionRates(nn.Module):
 LEAST = 1e-3
 """Probabilities are kept this far from 0 and 1 before their logit is taken."""
 
-SURPLUS_SCALE = 4.0
-"""Brings a difference of probabilities near the size of a logit."""
+MOST = 5.0
+"""Features are kept this near to 0."""
+
+GROUPS = 5
+"""Groups of training students, each of which sees the statistics of the others."""
 
 
 def _counted(
     train: StudentSequences, questions: int, concepts: int
 ) -> tuple[dict[str, Floats | float], Floats]:
-    """Return the statistics, and each step's own student's share in those of its question."""
+    """Return the statistics, and each step's own group's share in those of its question."""
     response = train.response.numpy().astype(np.float64)
     question = train.question.numpy().astype(np.int64)
     steps = np.diff(train.start.numpy())
@@ -119,7 +151,8 @@ def _counted(
     columns[question == 0] = 0.0
     sums = [np.bincount(question, c, questions) for c in columns.T]
     table = np.stack(sums, 1).astype(np.float64)
-    _, pair = np.unique(student * questions + question, return_inverse=True)
+    group = np.random.default_rng(0).permutation(len(steps))[student] % GROUPS
+    pair = group * questions + question
     own = np.stack([np.bincount(pair, c)[pair] for c in columns.T], 1)
     concepts_table = np.stack([right, answers], 1).astype(np.float64)
     found: dict[str, Floats | float] = {"question": table, "concept": concepts_table}

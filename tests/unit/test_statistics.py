@@ -1,4 +1,6 @@
-"""What training students tell of a question, against loops; the own student always left out."""
+"""What training students tell of a question, against loops; the own group always left out."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +12,6 @@ from kt_forecast.sequences.batching import Batches, chunks, collate
 from kt_forecast.sequences.build import build, fit_vocabulary
 from kt_forecast.tasks.statistics import (
     ANSWERS,
-    CONCEPT_SHRINKAGE,
-    QUESTION_SHRINKAGE,
     RIGHT,
     QuestionNeighbours,
     QuestionRates,
@@ -29,42 +29,55 @@ def of_students(sequences):
     return np.repeat(np.arange(sequences.n_students), np.diff(sequences.start.numpy()))
 
 
-def test_counts_equal_a_loop_and_the_own_share_is_what_the_student_added(students):
+def test_counts_equal_a_loop(students):
     sequences, vocabulary = students
     rates = QuestionRates(vocabulary)
-    fitted = rates.fit(sequences)
+    rates.fit(sequences)
     question, response = sequences.question.numpy(), sequences.response.numpy()
-    student = of_students(sequences)
     for index in range(1, len(vocabulary.questions) + 1):
         asked = question == index
         assert rates.question[index, ANSWERS] == asked.sum()
         assert rates.question[index, RIGHT] == response[asked].sum()
-    for step in range(0, sequences.n_steps, 7):
-        mine = (question == question[step]) & (student == student[step])
-        assert fitted.own[step, RIGHT] == response[mine].sum()
-        assert fitted.own[step, ANSWERS] == mine.sum()
 
 
-def test_the_rate_of_a_training_step_does_not_know_its_student(students):
+def shares(sequences, vocabulary):
+    return QuestionRates(vocabulary).fit(sequences).own
+
+
+def test_an_answer_moves_the_share_of_its_whole_group_and_of_no_other(students):
     sequences, vocabulary = students
-    rates = QuestionRates(vocabulary)
-    fitted = rates.fit(sequences)
-    batch = collate(fitted, chunks(fitted, None))
-    features, expected = rates(batch)
-    question, response = sequences.question.numpy(), sequences.response.numpy()
-    student = of_students(sequences)
-    place = int(batch.place[0, 3])
-    others = (question == question[place]) & (student != student[place])
-    present = batch.concepts[0, 3][batch.concepts[0, 3] > 0]
-    counts = rates.concept[present]
-    concept = (counts[:, 0] + CONCEPT_SHRINKAGE * rates.overall) / (
-        counts[:, 1] + CONCEPT_SHRINKAGE
-    )
-    wanted = (response[others].sum() + QUESTION_SHRINKAGE * concept.mean()) / (
-        others.sum() + QUESTION_SHRINKAGE
-    )
-    assert expected[0, 3].item() == pytest.approx(wanted.item(), abs=1e-5)
-    assert features.isfinite().all()
+    question, student = sequences.question.numpy(), of_students(sequences)
+    base = shares(sequences, vocabulary)
+    for place in (3, 50, 200):
+        response = sequences.response.clone()
+        response[place] = 1 - response[place]
+        after = shares(replace(sequences, response=response), vocabulary)
+        moved = (after - base)[:, RIGHT].numpy().nonzero()[0]
+        assert place in moved
+        assert set(question[moved]) == {question[place]}
+        group = set(student[moved])
+        asked_by_group = (question == question[place]) & np.isin(student, list(group))
+        assert moved.tolist() == asked_by_group.nonzero()[0].tolist()
+        assert len(group) < sequences.n_students
+
+
+def test_what_a_training_step_is_told_does_not_move_with_its_own_answer(students):
+    sequences, vocabulary = students
+    question, student = sequences.question.numpy(), of_students(sequences)
+
+    def told(of):
+        rates = QuestionRates(vocabulary)
+        fitted = rates.fit(of)
+        return rates.question[of.question.long()][:, :2] - fitted.own[:, :2]
+
+    base = told(sequences)
+    for place in (3, 50, 200):
+        response = sequences.response.clone()
+        response[place] = 1 - response[place]
+        after = told(replace(sequences, response=response))
+        mine = (student == student[place]) & (question == question[place])
+        assert torch.equal(after[torch.from_numpy(mine)], base[torch.from_numpy(mine)])
+        assert not torch.equal(after, base)
 
 
 def test_a_new_student_has_nothing_taken_out(students):
@@ -76,7 +89,17 @@ def test_a_new_student_has_nothing_taken_out(students):
     assert batch.own is None
     known = rates.question[batch.question][..., ANSWERS]
     features, _ = rates(batch)
-    torch.testing.assert_close(features[..., 1], known.log1p())
+    told = features[..., 1] * rates.spread[1] + rates.centre[1]
+    torch.testing.assert_close(told[batch.real], known.log1p()[batch.real])
+
+
+def test_features_are_standardised_over_training_steps(students):
+    sequences, vocabulary = students
+    rates = QuestionRates(vocabulary)
+    batch = collate(rates.fit(sequences), chunks(sequences, None))
+    seen = rates(batch)[0][batch.real]
+    torch.testing.assert_close(seen.mean(0), torch.zeros(4), atol=0.02, rtol=0)
+    assert ((seen.std(0) - 1).abs() < 0.05).all()
 
 
 def test_unknown_questions_are_told_by_their_concepts_alone(students):
@@ -87,9 +110,10 @@ def test_unknown_questions_are_told_by_their_concepts_alone(students):
     nameless = batch.map(lambda x: x)
     nameless.question.zero_()
     features, expected = rates(nameless)
-    assert (features[..., 1] == 0).all()
-    assert (features[..., 3] == 0).all()
-    torch.testing.assert_close(features[..., 0], features[..., 2])
+    raw = features * rates.spread + rates.centre
+    torch.testing.assert_close(raw[..., 1], torch.zeros_like(expected))
+    torch.testing.assert_close(raw[..., 3], torch.zeros_like(expected))
+    torch.testing.assert_close(raw[..., 0], raw[..., 2])
     assert ((expected > 0) & (expected < 1)).all()
 
 
