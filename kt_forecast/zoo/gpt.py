@@ -6,6 +6,7 @@ feed-forward network made of the sum; both read a layer-normalised copy (pre-nor
 Departures from the paper:
     - one layer by default, where the papers stack twelve and more;
     - attention weights are never dropped (see `CausalAttention`);
+    - first weights are spread by the width that is there, not by a constant for one width;
     - rotary positions instead of learned ones, so that length is unbounded; or, with
       ``positions="forgetting"``, logits lowered by a learned slope times the log of the distance;
     - with a ``query`` stream, queries read the steps without being read themselves: the two-stream
@@ -25,8 +26,6 @@ from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Cache, CausalAttention
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
-
-INITIAL_STD = 0.02
 
 
 class GPTConfig(SystemConfig):
@@ -113,11 +112,13 @@ class GPT(nn.Module):
         layers = [Layer(config) for _ in range(config.layers)]
         self.layers: Sequence[Layer] = nn.ModuleList(layers)  # type: ignore[assignment]
         self.norm = nn.LayerNorm(config.width)
-        self.apply(_initialise)
-        # What a layer adds starts smaller the more layers add to the stream.
         for name, weight in self.named_parameters():
-            if name.endswith(("out.weight", "down.weight")):
-                nn.init.normal_(weight, std=INITIAL_STD / math.sqrt(2 * config.layers))
+            if weight.ndim > 1:
+                # What a layer adds starts smaller the more layers add to the stream.
+                adds = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(weight, std=_std(weight.shape[1], config.layers if adds else 1))
+            elif name.endswith("bias"):
+                nn.init.zeros_(weight)
 
     def init_state(self, batch: int) -> GPTState:
         """Return empty caches."""
@@ -157,10 +158,9 @@ class GPT(nn.Module):
         return y, None if state is None else GPTState(tuple(caches))
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INITIAL_STD)
-        nn.init.zeros_(module.bias)
+def _std(inputs: int, layers: int) -> float:
+    """Return the spread of first weights: GPT-2's at GPT-2's width, and in proportion elsewhere."""
+    return 1.0 / math.sqrt(3 * inputs * layers)
 
 
 SYSTEM = System(
