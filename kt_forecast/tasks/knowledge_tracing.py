@@ -244,10 +244,12 @@ class Tracer(nn.Module):
         wanted = (batch.real[:, 1:] & batch.scored[:, 1:] & (asked > 0)).flatten().float()
         sampled = torch.multinomial(wanted + LEAST_CHANCE, min(NEXT_QUESTIONS, len(wanted)))
         target = asked.flatten()[sampled]
-        index, place = torch.unique(target, return_inverse=True)
         vector = mixed[:, :-1].flatten(0, 1)[sampled]
-        logits = self.questions.compare(vector, index)
-        each = F.cross_entropy(logits.float(), place, reduction="none")
+        logits = self.questions.compare(vector, target).float()
+        # A question drawn more than once is one candidate: its first draw.
+        place = (target[:, None] == target).int().argmax(1)
+        first = place == torch.arange(len(target), device=target.device)
+        each = F.cross_entropy(logits.masked_fill(~first, float("-inf")), place, reduction="none")
         weight = wanted[sampled]
         return (each * weight).sum() / weight.sum().clamp_min(1.0)
 
