@@ -22,6 +22,7 @@ from kt_forecast.data.encoding import (
     flatten,
     lookup,
     places,
+    stable_order,
     used,
 )
 from kt_forecast.data.interactions import Interactions
@@ -43,7 +44,6 @@ from kt_forecast.schema import (
     TIME,
 )
 
-_KEY = "key"
 _CONTENT = tuple(column for column in COLUMNS if column != ORDER)
 
 
@@ -243,8 +243,12 @@ def _sorted(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
         key += values - values.dtype.type(low)
     if (key[1:] >= key[:-1]).all():
         return frame
-    order = pl.Series(_KEY, key)
-    return frame.with_columns(order).sort(_KEY, maintain_order=True).drop(_KEY)
+    # Logs are often in the order of time: then only students must be brought together.
+    order = stable_order(frame[columns[0]].to_numpy())
+    key = key[order]
+    if (key[1:] < key[:-1]).any():
+        order = order[np.argsort(key, kind="stable")]
+    return frame[order]
 
 
 def _drop_short(table: CodedTable, min_interactions: int, where: Place) -> CodedTable:

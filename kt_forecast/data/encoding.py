@@ -14,8 +14,11 @@ import numpy.typing as npt
 import polars as pl
 
 _SMALL_RANGE = 1 << 20
+_ROOM_A_ROW = 4
+_SAMPLE_ROWS = 1 << 10
 _BLOCK_ROWS = 1 << 17
 _INTEGER_BITS = 64
+_PASS_BITS = 16
 _SET = "set"
 _NAME = "name"
 
@@ -69,7 +72,7 @@ def number(series: pl.Series) -> tuple[pl.Series, pl.Series]:
     if series.dtype.is_integer() and len(series) and not series.null_count():
         values = series.to_numpy()
         low, high = int(values.min()), int(values.max())
-        if high - low < max(_SMALL_RANGE, len(values)):
+        if high - low < max(_SMALL_RANGE, _ROOM_A_ROW * len(values)):
             seen = np.zeros(high - low + 1, dtype=np.bool_)
             for block in _blocks(len(values)):
                 seen[values[block] - values.dtype.type(low)] = True
@@ -88,6 +91,29 @@ def _blocks(count: int) -> Iterator[slice]:
     """Give slices that cover ``count`` rows; what is computed in between stays in the cache."""
     for start in range(0, count, _BLOCK_ROWS):
         yield slice(start, min(start + _BLOCK_ROWS, count))
+
+
+def spelled_numbers(series: pl.Series) -> pl.Series | None:
+    """Return text as the integers it spells, or None where the text could not be had back.
+
+    Integers are numbered far faster than text, but ``007`` and ``7`` are two names: every value
+    must be spelled as the integer itself is printed.
+    """
+    if series.null_count() or not len(series):
+        return None
+    for part in (series.head(_SAMPLE_ROWS), series):
+        whole = part.cast(pl.Int64, strict=False)
+        if whole.null_count():
+            return None
+    values = whole.to_numpy()
+    if values.min() < 0:
+        return None
+    # No spelling of an integer is shorter than the printed one, so that equal sums are equal texts.
+    digits, power, high = len(values), 10, int(values.max())
+    while power <= high:
+        digits += int(np.count_nonzero(values >= power))
+        power *= 10
+    return whole if int(series.str.len_bytes().sum()) == digits else None
 
 
 def encode(series: pl.Series) -> Encoded:
@@ -136,14 +162,15 @@ def _members(series: pl.Series, separator: str) -> tuple[pl.Series, pl.DataFrame
 
 
 def _packed(series: pl.Series) -> tuple[pl.Series, pl.DataFrame, int] | None:
-    """Return `_members` of lists that fit into one integer each, or None.
+    """Return `_members` of short lists of integers, or None.
 
-    Each member takes as many bits as the number of distinct members needs; 0 is no member.
+    Lists are numbered by their first member, then by that number and the second, and so on: small
+    numbers all the way. 0 is no member.
     """
     if series.null_count():
         series = series.fill_null(pl.Series([[]], dtype=series.dtype))
     offsets, values = flatten(series)
-    if np.ma.isMaskedArray(values) or not len(values) or values.dtype.kind == "f":
+    if not len(values) or values.dtype.kind == "f":
         return None
     numbers, distinct = number(pl.Series(values))
     longest = max(int(np.diff(offsets[b.start : b.stop + 1]).max()) for b in _blocks(len(series)))
@@ -152,18 +179,20 @@ def _packed(series: pl.Series) -> tuple[pl.Series, pl.DataFrame, int] | None:
         return None
     # Beyond the last value stands nothing, so that every list can be read to the longest length.
     member = np.append(numbers.to_numpy(), np.zeros(longest, dtype=np.uint32))
-    packed = np.zeros(len(series), dtype=np.int64)
-    for block in _blocks(len(series)):
-        first = offsets[block]
-        sizes = offsets[block.start + 1 : block.stop + 1] - first
-        for nth in range(longest):
-            one = (member[first + nth] + np.uint32(1)) * (sizes > nth)
-            packed[block] |= one.astype(np.int64) << (bits * nth)
-    row_numbers, sets = number(pl.Series(packed))
-    slots = (sets.to_numpy()[:, None] >> (bits * np.arange(longest))) & ((1 << bits) - 1)
+    room = len(distinct) + 1
+    codes, slots = pl.repeat(0, len(series), dtype=pl.UInt32, eager=True), np.zeros((1, 0), int)
+    for nth in range(longest):
+        joint = codes.to_numpy() * np.int64(room)
+        for block in _blocks(len(series)):
+            first = offsets[block]
+            sizes = offsets[block.start + 1 : block.stop + 1] - first
+            joint[block] += (member[first + nth] + np.uint32(1)) * (sizes > nth)
+        codes, seen = number(pl.Series(joint))
+        before, last = np.divmod(seen.to_numpy(), room)
+        slots = np.column_stack([slots[before], last])
     owner, slot = np.nonzero(slots)
     names = as_text(distinct).gather(pl.Series(slots[owner, slot] - 1))
-    return row_numbers, pl.DataFrame({_SET: owner.astype(np.uint32), _NAME: names}), len(sets)
+    return codes, pl.DataFrame({_SET: owner.astype(np.uint32), _NAME: names}), len(slots)
 
 
 def concept_lists(owner: pl.Series, concept: pl.Series, count: int) -> pl.Series:
@@ -185,13 +214,21 @@ def distinct_sets(lists: pl.Series) -> pl.Series:
 
 def flatten(lists: pl.Series) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     """Return the offsets (rows + 1) and the values of a list column without null lists."""
-    arrow = lists.rechunk().to_arrow()
-    offsets = arrow.offsets.to_numpy()
-    values = arrow.values.to_numpy(zero_copy_only=False)
-    if offsets[0]:
-        offsets = offsets - offsets[0]
-        values = values[arrow.offsets[0].as_py() :]
-    return offsets, values[: offsets[-1]]
+    offsets = np.zeros(len(lists) + 1, dtype=np.int64)
+    np.cumsum(lists.list.len().to_numpy(), out=offsets[1:])
+    return offsets, lists.explode(empty_as_null=False, keep_nulls=False).to_numpy()
+
+
+def stable_order(codes: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.int64]:
+    """Return the places of the codes in ascending order, equal codes in the order they come in.
+
+    Numpy sorts numbers of two bytes by counting, so that larger codes take a pass for each two.
+    """
+    order = np.argsort(codes.astype(np.uint16), kind="stable")
+    for shift in range(_PASS_BITS, int(codes.max(initial=0)).bit_length(), _PASS_BITS):
+        high = (codes >> codes.dtype.type(shift)).astype(np.uint16)[order]
+        order = order[np.argsort(high, kind="stable")]
+    return order
 
 
 def used(codes: pl.Series, count: int) -> npt.NDArray[np.bool_]:

@@ -2,11 +2,13 @@
 
 import polars as pl
 
-from kt_forecast.data.encoding import lookup
+from kt_forecast.data.encoding import lookup, spelled_numbers
 from kt_forecast.data.place import Place
+from kt_forecast.data.readers._files import MOMENTS
 from kt_forecast.errors import InputError
 from kt_forecast.schema import FOLD, ORDER, RESPONSE, TEST_FOLD, TIME
 
+_DAY = "%Y-%m-%d"
 _RESPONSES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "true": 1, "false": 0}
 
 
@@ -32,6 +34,8 @@ def ids(series: pl.Series, column: str, where: Place) -> pl.Series:
     """
     accepted = "is text or a whole number in every row"
     series = _plain(series, column, where, accepted)
+    if series.dtype == pl.String and (whole := spelled_numbers(series)) is not None:
+        return whole
     bad = series.is_null()
     if series.dtype.is_float():
         bad |= series.is_nan().fill_null(value=True)
@@ -50,6 +54,8 @@ def concepts(series: pl.Series, column: str, where: Place) -> pl.Series:
     if isinstance(series.dtype, pl.List | pl.Array):
         return series.cast(pl.List(series.dtype.inner))
     series = _plain(series, column, where, "are lists, joined text or whole numbers")
+    if series.dtype == pl.String and (whole := spelled_numbers(series)) is not None:
+        return whole
     return series.fill_nan(None) if series.dtype.is_float() else series
 
 
@@ -59,11 +65,17 @@ def responses(series: pl.Series, where: Place) -> pl.Series:
     Raises:
         InputError: a value is neither 0 nor 1 in any accepted spelling.
     """
-    if series.dtype == pl.String:
+    if series.dtype == pl.String and series.str.len_bytes().max() == 1:
+        numbers = series.cast(pl.UInt8, strict=False)
+        numbers = numbers.set(numbers > 1, None)
+    elif series.dtype == pl.String:
         distinct = series.unique()
         spelling = distinct.str.strip_chars().str.to_lowercase()
         known = spelling.replace_strict(_RESPONSES, default=None, return_dtype=pl.UInt8)
         numbers = lookup(series, distinct, known)
+    elif series.dtype.is_integer():
+        numbers = series.cast(pl.UInt8, strict=False)
+        numbers = numbers.set(numbers > 1, None)
     elif series.dtype.is_numeric() or series.dtype in {pl.Boolean, pl.Null}:
         small = series.cast(pl.Float64, strict=False)
         numbers = small.set(~small.is_in([0.0, 1.0]), None).cast(pl.UInt8)
@@ -84,7 +96,11 @@ def times(series: pl.Series, where: Place) -> pl.Series:
     original = series
     if series.dtype == pl.String:
         numbers = _text_numbers(series)
-        series = _dates(series) if numbers.is_null().all() else numbers
+        if numbers.null_count() > series.null_count():
+            dates = _dates(series)
+            # What is rarer does not belong: it is refused, with its value.
+            numbers = dates if dates.null_count() < numbers.null_count() else numbers
+        series = numbers
     if series.dtype == pl.Date:
         series = series.cast(pl.Datetime("ms"))
     if isinstance(series.dtype, pl.Datetime):
@@ -136,10 +152,23 @@ def extras(series: pl.Series, column: str, where: Place) -> tuple[pl.Series, lis
 
 
 def _dates(series: pl.Series) -> pl.Series:
+    """Return the moments that text spells, read as UTC."""
+    text = series.str.strip_chars()
+    plain = text.str.replace(r"(Z|\+00:?00)$", "")
+    found = pl.repeat(None, len(series), dtype=pl.Datetime("ms"), eager=True)
+    for form in (*MOMENTS, _DAY):
+        open_ = found.is_null() & series.is_not_null()
+        if not open_.any():
+            return found
+        read = plain.filter(open_).str.to_datetime(form, strict=False, time_unit="ms")
+        if read.null_count() < len(read):
+            found = found.scatter(open_.arg_true(), read)
+    if found.null_count() < len(found):
+        return found
     try:
-        return series.str.strip_chars().str.to_datetime(time_unit="ms", strict=False)
+        return text.str.to_datetime(time_unit="ms", strict=False)
     except pl.exceptions.ComputeError:
-        return pl.repeat(None, len(series), dtype=pl.Datetime("ms"), eager=True)
+        return found
 
 
 def _whole(
@@ -159,6 +188,9 @@ def _whole(
 
 def _text_numbers(series: pl.Series) -> pl.Series:
     """Return text as Int64, or as Float64 where whole numbers are written with a point."""
+    whole = series.cast(pl.Int64, strict=False)
+    if whole.null_count() == series.null_count():
+        return whole
     text = series.str.strip_chars()
     whole = text.cast(pl.Int64, strict=False)
     if whole.null_count() == series.null_count():

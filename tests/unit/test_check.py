@@ -174,6 +174,39 @@ def test_dates_are_milliseconds():
     assert made.frame[TIME][2] - made.frame[TIME][1] == 1000
 
 
+@pytest.mark.parametrize(
+    ("texts", "steps"),
+    [
+        (["2020-01-01", "2020-01-02", "2020-01-03"], [86_400_000]),
+        (["01/31/2020 10:00:00", "01/31/2020 10:00:01", "01/31/20 10:00:02"], [1000]),
+        (["2020-01-01T00:00:00Z", "2020-01-01 00:00:02", "2020-01-01 00:00"], [2000]),
+        (["1577836800000", " 1577836800500", "1577836800001.0"], [500]),
+    ],
+)
+def test_texts_of_times_are_milliseconds(texts, steps):
+    made = door(BASE | {TIME: texts})
+    assert np.diff(made.frame[TIME].to_numpy()[1:]).tolist() == steps
+
+
+@pytest.mark.parametrize(
+    ("texts", "wrong"),
+    [
+        (["10", "noon", "30"], "row 2, column time holds 'noon'"),
+        (["10", "inf", "30"], "row 2, column time holds 'inf'"),
+        (["noon", "20", "30"], "row 1, column time holds 'noon'"),
+        (["10", "2020-01-01", "30"], "row 2, column time holds '2020-01-01'"),
+        (["2020-01-01", "2020-01-02", "30"], "row 3, column time holds '30'"),
+        (["2020-01-01", "2020-13-02", "2020-01-03"], "row 2, column time holds '2020-13-02'"),
+        (["10", "99999999999999999999", "30"], "row 2, column time holds '99999999999999999999'"),
+        (["10", "1e400", "30"], "row 2, column time holds '1e400'"),
+    ],
+)
+def test_a_text_that_is_no_time_is_shown(texts, wrong):
+    with pytest.raises(InputError) as refused:
+        door(BASE | {TIME: texts})
+    assert wrong in str(refused.value)
+
+
 def test_missing_and_negative_extras_count_as_zero_and_are_reported():
     made = door(BASE | {ELAPSED: ["3", None, "-4"]})
     assert sorted(made.frame[ELAPSED].to_list()) == [0.0, 0.0, 3.0]
@@ -227,6 +260,56 @@ def test_lists_and_text_of_concepts_are_the_same_data():
     assert lists.data_hash == door(BASE).data_hash
     numbers = door(BASE | {CONCEPTS: [[2, 1], [2], [1, 2]]})
     assert numbers.data_hash == door(BASE | {CONCEPTS: ["1_2", "2", "2_1"]}).data_hash
+
+
+@pytest.mark.parametrize("other", ["007", "+7", "07", "7.0", "x", "-7", "12345678901234567890"])
+def test_names_that_look_like_one_number_stay_two(other):
+    made = door(BASE | {STUDENT: ["7", "7", other], QUESTION: ["7", other, "8"]})
+    assert made.students.to_list() == sorted(["7", other])
+    assert made.questions.to_list() == sorted(["7", "8", other])
+
+
+def test_names_as_text_and_as_numbers_are_the_same_data():
+    numbers = {STUDENT: [100, 100, 9], QUESTION: [0, 10, 5], CONCEPTS: [3, 30, 3]}
+    texts = {column: [str(value) for value in values] for column, values in numbers.items()}
+    assert door(BASE | numbers).data_hash == door(BASE | texts).data_hash
+    assert door(BASE | texts).students.to_list() == ["100", "9"]
+
+
+def test_many_lists_of_numbers_are_what_they_were():
+    draw = np.random.default_rng(2)
+    lists = [draw.integers(-5, 3000, size).tolist() for size in draw.integers(0, 5, 4000)]
+    made = door(
+        {
+            STUDENT: np.arange(4000) // 7,
+            QUESTION: np.arange(4000),
+            CONCEPTS: lists,
+            RESPONSE: draw.integers(0, 2, 4000),
+        }
+    )
+    order = made.questions.gather(made.frame[QUESTION]).cast(int).to_list()
+    for row in range(0, 4000, 37):
+        assert concepts_of(made, row) == sorted({str(concept) for concept in lists[order[row]]})
+
+
+def test_rows_are_sorted_by_time_where_the_file_is_not():
+    draw = np.random.default_rng(4)
+    count, students = 30_000, 70_000
+    table = pl.DataFrame(
+        {
+            STUDENT: draw.permutation(students)[draw.integers(0, students, count)],
+            QUESTION: np.arange(count),
+            RESPONSE: draw.integers(0, 2, count),
+            TIME: draw.integers(-(10**9), 10**9, count),
+        }
+    )
+    made = check(raw(table), "test")
+    frame = made.frame.select(
+        made.students.gather(made.frame[STUDENT]), TIME, made.questions.gather(made.frame[QUESTION])
+    )
+    expected = table.with_columns(pl.col(STUDENT, QUESTION).cast(pl.String))
+    expected = expected.sort(STUDENT, TIME, maintain_order=True)
+    assert frame.equals(expected.select(frame.columns))
 
 
 # What is one event

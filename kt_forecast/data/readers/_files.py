@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import polars as pl
 
@@ -19,6 +19,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.schema import LINE
 
 CHUNK_BYTES = 1 << 20
+FIRST_ROWS = 2000
 LONGEST_LINE = 1 << 24
 MISSING = ("", ".", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
 MOMENTS = (
@@ -206,6 +207,29 @@ def filled(name: str) -> pl.Expr:
     return pl.when(~text.is_in(MISSING)).then(text)
 
 
+def tidied(name: str) -> pl.Expr:
+    """Return `filled`, fast for columns of numbers and of few distinct values."""
+    return pl.col(name).map_batches(_tidied, return_dtype=pl.String)
+
+
+def _tidied(text: pl.Series) -> pl.Series:
+    kinds = (pl.Int64, pl.Float64)
+    if any(_numbers(text.head(FIRST_ROWS), k) and _numbers(text, k) for k in kinds):
+        return text
+    distinct = text.unique()
+    if len(distinct) > len(text) // 2:
+        return text.to_frame("text").select(filled("text")).to_series()
+    known = distinct.to_frame("text").select("text", tidy=filled("text"))
+    known = known.filter(pl.col("text").ne_missing(pl.col("tidy")))
+    return text.replace(known["text"], known["tidy"]) if known.height else text
+
+
+def _numbers(text: pl.Series, kind: type[Any]) -> bool:
+    """Tell whether every value, where there is one, spells a finite number."""
+    numbers = text.cast(kind, strict=False)
+    return numbers.null_count() == text.null_count() and bool(numbers.is_finite().all())
+
+
 def unquoted(name: str) -> pl.Expr:
     """Return `filled` without the double quotes around the value."""
     text = pl.col(name).str.strip_chars().str.replace(r'^"(.*)"$', "${1}")
@@ -235,7 +259,7 @@ def moment(name: str) -> pl.Expr:
     ).dt.epoch("ms")
 
 
-def minutes_only(frame: pl.LazyFrame, name: str, n_rows: int = 2000) -> bool:
+def minutes_only(frame: pl.LazyFrame, name: str, n_rows: int = FIRST_ROWS) -> bool:
     """Tell whether a text column of times has no seconds, from its first rows."""
     sample = frame.select(filled(name)).head(n_rows).collect().to_series().drop_nulls()
     return bool(len(sample)) and not bool(sample.str.contains(r"\d:\d\d:\d\d").any())
@@ -258,6 +282,8 @@ def find(folder: Path, pattern: str) -> list[Path]:
 
 
 def _decodes(decoder: IncrementalDecoder, chunk: bytes, *, final: bool = False) -> bool:
+    if chunk.isascii() and not decoder.getstate()[0]:
+        return True
     try:
         decoder.decode(chunk, final)
     except UnicodeDecodeError:

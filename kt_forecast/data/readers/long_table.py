@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from kt_forecast.data.readers import RawTable
-from kt_forecast.data.readers._files import filled, header, moment, open_sheet, whole
+from kt_forecast.data.readers._files import FIRST_ROWS, header, open_sheet, tidied
 from kt_forecast.errors import InputError
 from kt_forecast.schema import (
     ATTEMPTS,
@@ -28,7 +28,6 @@ NAME = "long_table"
 DESCRIPTION = "any CSV, TSV or Parquet with one row an interaction, its columns canonical or mapped"
 FALLBACK = True
 SEPARATORS = (",", "\t", ";", "|")
-FIRST_ROWS = 2000
 PARQUET = b"PAR1"
 SYNONYMS = {
     STUDENT: ("student_id", "user", "user_id", "userid", "uid", "learner", "learner_id"),
@@ -79,7 +78,7 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> RawTable:
         for name, column in chosen.items()
         if name != column and name not in (columns or {})
     ]
-    if TIME in chosen:
+    if TIME in chosen and _counts(chosen[TIME], frame):
         guessed.append(f"Whole numbers in column {chosen[TIME]} are taken as milliseconds.")
     return RawTable(frame.select(selected), str(path), notes=(*notes, *guessed))
 
@@ -140,20 +139,16 @@ def _mapped(path: Path, present: tuple[str, ...], columns: Mapping[str, str]) ->
 def _value(name: str, column: str, frame: pl.LazyFrame) -> pl.Expr:
     """Return a column under its canonical name, times as milliseconds."""
     value, kind = pl.col(column), frame.collect_schema()[column]
-    if kind == pl.String and name == TIME:
-        numbers = whole(column)
-        value = numbers if _counts(column, frame) else pl.coalesce(numbers, moment(column))
-    elif kind == pl.String:
-        value = filled(column)
+    if kind == pl.String:
+        value = tidied(column)
     elif isinstance(kind, pl.Datetime) and name == TIME:
         value = value.dt.epoch("ms")
     return value.alias(name)
 
 
 def _counts(column: str, frame: pl.LazyFrame) -> bool:
-    """Tell from its first rows whether a text column of times holds whole numbers, not dates.
-
-    Trying every form of a date on every row takes far longer than reading the rows.
-    """
-    first = frame.select(filled(column)).head(FIRST_ROWS).collect().to_series().drop_nulls()
-    return bool(len(first)) and bool(first.str.contains(r"^[+-]?\d+(\.0*)?$").all())
+    """Tell from its first rows whether a column of times holds numbers, not dates."""
+    first = frame.select(column).head(FIRST_ROWS).collect().to_series()
+    if first.dtype != pl.String:
+        return first.dtype.is_numeric()
+    return bool(first.str.contains(r"^\s*[+-]?\d+(\.\d*)?\s*$").any())
