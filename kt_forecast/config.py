@@ -66,8 +66,13 @@ def _sentence(cls: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
     keys, known = _followed(cls, first["loc"])
     path = ".".join(keys)
+    if first["type"] == "missing":
+        return f"{path} is missing"
     if first["type"] != "extra_forbidden":
-        return f"{path or cls.__name__}: {first['msg']}, got {first['input']!r}"
+        said = first["msg"].removeprefix("Value error, ")
+        if not isinstance(first["input"], dict | BaseModel):
+            said += f", got {first['input']!r}"
+        return f"{path}: {said}" if path else said
     near = get_close_matches(keys[-1], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
     return f"unknown key {path!r}; {hint}"

@@ -9,11 +9,14 @@ import tomli_w
 from pydantic import Field
 
 from kt_forecast.config import Config
+from kt_forecast.data.cards import card_names
 from kt_forecast.data.merging import Repeats
 from kt_forecast.data.splits import ByFolds, ByStudents, SplitSettings
 from kt_forecast.errors import InputError
 
 PIPELINES = "pipelines"
+KIND = "kind"
+"""The key that chooses between settings of several classes."""
 EVERY_RUN_SHOWS = ("item_mean", "logistic")
 
 
@@ -126,20 +129,26 @@ class Recipe(Config):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a recipe.
+        """Read a recipe; a table that is not here is looked for beside the recipe.
 
         Raises:
             InputError: the file is not there, is no TOML, or holds an unknown key or value.
         """
         plain = read_toml(path)
         plain.setdefault("name", path.stem)
-        return cls.parse(plain, str(path))
+        recipe = cls.parse(plain, str(path))
+        source = recipe.data.source
+        beside = path.parent / source
+        if Path(source).exists() or source in card_names() or not beside.exists():
+            return recipe
+        return recipe.changed({"data": {"source": str(beside)}}, str(path))
 
     def changed(self, changes: dict[str, Any], where: str) -> Self:
         """Return the recipe with some keys replaced, and checked again.
 
         Args:
-            changes: nested like the recipe; tables are merged key by key.
+            changes: nested like the recipe; tables are merged key by key, but one of another
+                ``kind`` takes the place of the whole.
             where: who asks, for the message.
 
         Raises:
@@ -181,8 +190,14 @@ class Recipe(Config):
         return _without_none(self.model_dump(mode="json"))
 
     def to_toml(self) -> str:
-        """Return the recipe with every default, and the seed of the split, written out."""
-        return tomli_w.dumps(self.model_copy(update={"split": self.seeded_split()}).plain())
+        """Return the recipe with every default, and the seed of the split, written out.
+
+        The path of a table is written out too, so that the recipe works in any folder.
+        """
+        plain = self.model_copy(update={"split": self.seeded_split()}).plain()
+        if self.data.source not in card_names() and Path(self.data.source).exists():
+            plain["data"]["source"] = str(Path(self.data.source).resolve())
+        return tomli_w.dumps(plain)
 
     def title(self) -> str:
         """Return the run's short name."""
@@ -238,7 +253,8 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = new
         if isinstance(old, dict) and isinstance(new, dict):
-            merged[key] = _merged(old, new)
+            is_other = KIND in new and new[KIND] != old.get(KIND)
+            merged[key] = new if is_other else _merged(old, new)
     return merged
 
 

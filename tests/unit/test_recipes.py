@@ -1,3 +1,5 @@
+import tomllib
+
 import pytest
 
 from kt_forecast.data.splits import ByFolds, ByStudents
@@ -42,6 +44,52 @@ def test_what_a_recipe_may_not_hold_is_named_with_its_file(text, sentence, tmp_p
         Recipe.read(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[training]\nepochs = 3\n", "mine.toml: data is missing"),
+        ("[data]\nsource = 'x'\n[split]\nkind = 'x'\n", "'students', 'folds', 'time', 'fraction'"),
+    ],
+)
+def test_a_refusal_does_not_repeat_the_whole_table(text, sentence, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(InputError) as refused:
+        Recipe.read(path)
+    assert str(refused.value).endswith(sentence)
+
+
+def test_a_rule_between_settings_is_said_in_its_own_words():
+    with pytest.raises(InputError) as refused:
+        plans(Recipe.parse({"data": {"source": "x"}, "model": {"settings": {"heads": 5}}}, "x"))
+    assert str(refused.value).startswith("settings of gpt: heads must divide width")
+    assert "{" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["folds", "time", "fraction"])
+def test_a_split_of_another_kind_takes_the_place_of_the_recipes(kind):
+    recipe = Recipe.read(shipped("demo")).with_sets([f"split.kind={kind}"])
+    assert recipe.split.kind == kind
+    same = Recipe.read(shipped("demo")).with_sets(["split.kind=students"])
+    assert same.split == Recipe.read(shipped("demo")).split
+
+
+def test_a_table_is_found_here_or_beside_the_recipe(tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    path = folder / "mine.toml"
+    path.write_text("[data]\nsource = 'answers.csv'\n")
+    monkeypatch.chdir(tmp_path)
+    assert Recipe.read(path).data.source == "answers.csv"
+    (folder / "answers.csv").write_text("")
+    assert Recipe.read(path).data.source == str(folder / "answers.csv")
+    (tmp_path / "answers.csv").write_text("")
+    assert Recipe.read(path).data.source == "answers.csv"
+    whole = tomllib.loads(Recipe.read(path).to_toml())
+    assert whole["data"]["source"] == str(tmp_path / "answers.csv")
+    assert tomllib.loads(Recipe.read(shipped("demo")).to_toml())["data"]["source"] == "sample"
 
 
 def test_a_recipe_that_is_not_there_is_named_with_the_nearest():
