@@ -27,8 +27,8 @@ from kt_forecast.data.encoding import (
 )
 from kt_forecast.data.interactions import Interactions
 from kt_forecast.data.merging import CONCEPT_SET, ROW, CodedTable, Repeats, merge, starts
-from kt_forecast.data.place import Place, share
-from kt_forecast.data.readers import RawTable
+from kt_forecast.data.place import Place, count, share
+from kt_forecast.data.readers import RawTable, unreadable
 from kt_forecast.errors import InputError
 from kt_forecast.schema import (
     ANSWER_EXTRAS,
@@ -72,8 +72,9 @@ def check(
     """
     if asking and RESPONSE not in raw.frame.collect_schema():
         raw = replace(raw, frame=raw.frame.with_columns(pl.lit(None, pl.UInt8).alias(RESPONSE)))
-    frame = _collect(raw, names or {})
-    where = Place(raw.path, frame[LINE] if LINE in frame.columns else None, names or {})
+    names = {**raw.names, **(names or {})}
+    frame = _collect(raw, names)
+    where = Place(raw, frame[LINE] if LINE in frame.columns else None, names)
     asked = _fill_asked(frame) if asking else None
     table, encoded_students, encoded_questions, encoded_sets = _code(frame, raw, where)
     del frame
@@ -132,25 +133,22 @@ def _collect(raw: RawTable, names: Mapping[str, str]) -> pl.DataFrame:
         InputError: the file cannot be read, lacks a column, or holds no row.
     """
     try:
-        present = raw.frame.collect_schema().names()
-        frame = raw.frame.select(c for c in (*COLUMNS, LINE) if c in present)
-        missing = [c for c in REQUIRED if c not in present]
-        if QUESTION not in present and CONCEPTS not in present:
-            missing.append(QUESTION)
-        table = None if missing else frame.collect()
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{raw.path}: cannot be read as a table ({reason}); accepted are rows of one"
-            " type a column"
-        ) from error
-    if table is None:
+        found = raw.frame.collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(unreadable([raw.path], error)) from error
+    present = [c for c in found if c != LINE]
+    missing = [c for c in REQUIRED if c not in present]
+    if QUESTION not in present and CONCEPTS not in present:
+        missing.append(QUESTION)
+    if missing:
         raise InputError(
             f"{raw.path}: column {names.get(missing[0], missing[0])!r} is missing among"
             f" {', '.join(map(repr, present)) or 'no columns'}; accepted are tables with"
             f" {STUDENT}, {RESPONSE} and {QUESTION} or {CONCEPTS}, or a mapping of these names to"
-            " the file's own"
+            f" the table's own (--column {missing[0]}=NAME)"
         )
+    kept = [c for c in (*COLUMNS, LINE) if c in found]
+    table = replace(raw, frame=raw.frame.select(kept)).collect()
     if not table.height:
         raise InputError(f"{raw.path}: holds no rows; accepted is a table of one row or more")
     return table
@@ -222,10 +220,10 @@ def _sort(table: CodedTable) -> CodedTable:
     late[1:] &= row[1:] < row[:-1]
     if not late.any():
         return replace(table, frame=frame)
-    count = frame[STUDENT].filter(pl.Series(late)).n_unique()
+    students = frame[STUDENT].filter(pl.Series(late)).n_unique()
     return replace(table, frame=frame).note(
-        f"the rows of {count} students were not in the order of {' and '.join(clocks)} and were"
-        " sorted"
+        f"the rows of {count(students, 'student')} were not in the order of"
+        f" {' and '.join(clocks)} and were sorted"
     )
 
 
@@ -262,7 +260,8 @@ def _drop_short(table: CodedTable, min_interactions: int, where: Place) -> Coded
     steps = np.bincount(code)
     if single := int((steps == 1).sum()):
         table = table.note(
-            f"{single} students ({share(single / int((steps > 0).sum()))}) have one interaction"
+            f"{count(single, 'student')} ({share(single / int((steps > 0).sum()))})"
+            f" {'has' if single == 1 else 'have'} one interaction"
         )
     short = (steps > 0) & (steps < min_interactions)
     if not short.any():
@@ -274,7 +273,8 @@ def _drop_short(table: CodedTable, min_interactions: int, where: Place) -> Coded
             " min_interactions"
         )
     return replace(table, frame=frame.filter(kept)).note(
-        f"left out {int(short.sum())} students with fewer than {min_interactions} interactions"
+        f"left out {count(int(short.sum()), 'student')} with fewer than {min_interactions}"
+        " interactions"
     )
 
 

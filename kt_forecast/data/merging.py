@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from kt_forecast.data.encoding import concept_lists, distinct_sets, lookup, places
-from kt_forecast.data.place import Place, share
+from kt_forecast.data.place import Place, count, share
 from kt_forecast.errors import InputError
 from kt_forecast.schema import ORDER, QUESTION, RESPONSE, STUDENT, TIME
 
@@ -132,8 +132,8 @@ def _merge_times(table: CodedTable) -> CodedTable:
     agreeing = int((groups[RESPONSE] == 1).sum()) / max(1, groups.height)
     if groups.height and agreeing < NEVER_CONTRADICT:
         return table.note(
-            f"{groups.height} times hold the same question more than once and"
-            f" {share(1 - agreeing)} of them hold both responses: kept as attempts"
+            f"{count(groups.height, 'time')} with the same question more than once,"
+            f" {share(1 - agreeing)} of them with both responses: kept as attempts"
         )
     return _unite(table, rows, [*keys, RESPONSE], "the same time and question")
 
@@ -164,7 +164,8 @@ def _merge_expanded(
         return table
     agreeing = float(equal.mean() or 0.0)  # type: ignore[arg-type]
     found = (
-        f"{len(equal)} rows ({share(len(equal) / table.frame.height)}) repeat the student's"
+        f"{count(len(equal), 'row')} ({share(len(equal) / table.frame.height)})"
+        f" {'repeats' if len(equal) == 1 else 'repeat'} the student's"
         f" previous question with another concept, the response equal in {share(agreeing)}"
     )
     doubtful = agreeing >= OFTEN_AGREE and len(equal) >= ENOUGH_PAIRS
@@ -209,11 +210,12 @@ def _judge_repeats(table: CodedTable, where: Place, repeats: Repeats) -> CodedTa
     """
     frame = table.frame
     again, agreeing = _same_again(frame)
-    count = int(again.sum())
-    if not count:
+    repeated = int(again.sum())
+    if not repeated:
         return table
     found = (
-        f"{count} rows ({share(count / frame.height)}) repeat the student's previous question and"
+        f"{count(repeated, 'row')} ({share(repeated / frame.height)})"
+        f" {'repeats' if repeated == 1 else 'repeat'} the student's previous question and"
         f" concepts, the response equal in {share(agreeing)}"
     )
     if repeats == "merge":
@@ -222,7 +224,7 @@ def _judge_repeats(table: CodedTable, where: Place, repeats: Repeats) -> CodedTa
         return _unite(table, rows, [_EVENT], f"{found}; those of equal response")
     # Where nearly every response of the table is the same, agreement says nothing.
     mean = float(frame[RESPONSE].mean() or 0.0)  # type: ignore[arg-type]
-    telling = count >= ENOUGH_PAIRS and mean**2 + (1 - mean) ** 2 < OFTEN_AGREE
+    telling = repeated >= ENOUGH_PAIRS and mean**2 + (1 - mean) ** 2 < OFTEN_AGREE
     if repeats == "auto" and telling and agreeing >= NEVER_CONTRADICT:
         raise InputError(f"{where.path}, column {where.name(QUESTION)}: {found}; {_CHOICES}")
     return table.note(f"{found}: kept as attempts")
@@ -252,8 +254,8 @@ def _unite(table: CodedTable, rows: pl.DataFrame, keys: list[str], what: str) ->
     kept[gone] = False
     frame = table.frame.with_columns(pl.Series(CONCEPT_SET, new)).filter(pl.Series(kept))
     merged = replace(table, frame=frame, sets=sets, merged=(*table.merged, pair))
-    exact = f", {copies} of them exact copies" if copies else ""
+    exact = f", {copies} of them {'an exact copy' if copies == 1 else 'exact copies'}"
     return merged.note(
-        f"{what}: merged {len(gone)} rows ({share(len(gone) / table.frame.height)}) into"
-        f" {len(head)} steps{exact}"
+        f"{what}: merged {count(len(gone), 'row')} ({share(len(gone) / table.frame.height)}) into"
+        f" {count(len(head), 'step')}{exact if copies else ''}"
     )

@@ -95,7 +95,35 @@ def read(path: Path, *, columns: Mapping[str, str], format: str) -> RawTable:  #
     tables = [readers.read(part, long_table.NAME, dict(columns) or None) for part in parts]
     frames = [table.frame.drop(LINE, strict=False) for table in tables]
     notes = dict.fromkeys(note for table in tables for note in table.notes)
-    return RawTable(pl.concat(frames, how="vertical_relaxed"), str(path), notes=tuple(notes))
+    union = _union(frames, parts)
+    names = {own: column for table in tables for own, column in table.names.items()}
+    return RawTable(union, str(path), notes=tuple(notes), names=names, parts=tuple(tables))
+
+
+def _union(frames: list[pl.LazyFrame], parts: list[Path]) -> pl.LazyFrame:
+    """Put the parts of one table under each other.
+
+    Raises:
+        InputError: a part has other columns than the first, or a column of another type.
+    """
+    union = pl.concat(frames, how="vertical_relaxed")
+    try:
+        union.collect_schema()
+    except pl.exceptions.PolarsError as error:
+        first, *others = [dict(frame.collect_schema()) for frame in frames]
+        for part, other in zip(parts[1:], others, strict=True):
+            column = next((c for c in {**first, **other} if first.get(c) != other.get(c)), None)
+            if column:
+                seen, wanted = other.get(column, "missing"), first.get(column, "missing")
+                raise InputError(
+                    f"{part}, column {column}, is {seen} but {wanted} in {parts[0].name}; accepted"
+                    " are parts of the same columns and types"
+                ) from error
+        raise InputError(
+            f"{parts[0].parent}: the parts do not make one table ({error}); accepted are parts of"
+            " the same columns and types"
+        ) from error
+    return union
 
 
 def _parts(path: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 import polars as pl
 
 from kt_forecast.data.encoding import lookup, spelled_numbers
-from kt_forecast.data.place import Place
+from kt_forecast.data.place import Place, count
 from kt_forecast.data.readers._files import MOMENTS
 from kt_forecast.errors import InputError
 from kt_forecast.schema import FOLD, ORDER, RESPONSE, TEST_FOLD, TIME
@@ -22,7 +22,8 @@ def _refuse(bad: pl.Series, series: pl.Series, column: str, where: Place, accept
     if row is None or bad[row] is False:
         return
     value = series[row]
-    seen = "is empty" if value is None or value == "" else f"holds {value!r}"
+    empty = value is None or value == ""
+    seen = where.emptiness(row, column) if empty else f"holds {value!r}"
     raise InputError(f"{where.at(row, column)} {seen}; accepted {accepted}")
 
 
@@ -143,12 +144,17 @@ def extras(series: pl.Series, column: str, where: Place) -> tuple[pl.Series, lis
     _refuse(wrong, series, column, where, "are finite numbers and empty values")
     notes = []
     if missing := numbers.null_count():
-        notes.append(f"{where.name(column)}: {missing} empty values count as 0")
+        notes.append(_as_zero(missing, "empty", column, where))
         numbers = numbers.fill_null(0.0)
     if negative := int((numbers < 0).sum()):
-        notes.append(f"{where.name(column)}: {negative} negative values count as 0")
+        notes.append(_as_zero(negative, "negative", column, where))
         numbers = numbers.clip(lower_bound=0.0)
     return numbers, notes
+
+
+def _as_zero(number: int, kind: str, column: str, where: Place) -> str:
+    counted = "counts" if number == 1 else "count"
+    return f"{where.name(column)}: {count(number, f'{kind} value')} {counted} as 0"
 
 
 def _dates(series: pl.Series) -> pl.Series:

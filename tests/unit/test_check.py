@@ -146,7 +146,7 @@ def test_an_empty_table_is_refused():
 def test_unsorted_times_are_sorted_and_reported():
     made = door(BASE | {TIME: [20, 10, 30]})
     assert made.frame[TIME].to_list() == [30, 10, 20]
-    assert any("rows of 1 students were not in the order of time" in n for n in made.notes)
+    assert any("the rows of 1 student were not in the order of time" in n for n in made.notes)
     assert not any("order of time" in note for note in door(BASE).notes)
 
 
@@ -210,16 +210,16 @@ def test_a_text_that_is_no_time_is_shown(texts, wrong):
 def test_missing_and_negative_extras_count_as_zero_and_are_reported():
     made = door(BASE | {ELAPSED: ["3", None, "-4"]})
     assert sorted(made.frame[ELAPSED].to_list()) == [0.0, 0.0, 3.0]
-    assert "elapsed: 1 empty values count as 0" in made.notes
-    assert "elapsed: 1 negative values count as 0" in made.notes
+    assert "elapsed: 1 empty value counts as 0" in made.notes
+    assert "elapsed: 1 negative value counts as 0" in made.notes
 
 
 def test_short_students_are_noted_or_left_out():
     made = door(BASE)
-    assert "1 students (50.0%) have one interaction" in made.notes
+    assert "1 student (50.0%) has one interaction" in made.notes
     cut = door(BASE, min_interactions=2)
     assert cut.students.to_list() == ["b"]
-    assert "left out 1 students with fewer than 2 interactions" in cut.notes
+    assert "left out 1 student with fewer than 2 interactions" in cut.notes
     with pytest.raises(InputError, match="no student has 9 interactions"):
         door(BASE, min_interactions=9)
 
@@ -330,7 +330,7 @@ def test_rows_of_one_order_become_one_step():
     assert concepts_of(made, 0) == ["a", "b"]
     assert made.frame[ELAPSED].to_list() == [3.0, 6.0]
     assert (
-        "the same order: merged 2 rows (50.0%) into 1 steps, 1 of them exact copies" in made.notes
+        "the same order: merged 2 rows (50.0%) into 1 step, 1 of them an exact copy" in made.notes
     )
 
 
@@ -369,7 +369,7 @@ def test_times_too_coarse_for_bundles_merge_nothing():
 def test_a_question_answered_both_ways_at_one_time_stays_two_attempts():
     made = door({STUDENT: [1, 1], TIME: [7, 7], QUESTION: [3, 3], RESPONSE: [1, 0]})
     assert len(made) == 2
-    assert any("hold both responses: kept as attempts" in note for note in made.notes)
+    assert any("with both responses: kept as attempts" in note for note in made.notes)
 
 
 def test_a_rare_contradiction_among_copies_is_not_merged():
@@ -534,6 +534,76 @@ def test_what_is_no_table_is_refused(tmp_path):
         load(tmp_path / "nowhere.csv")
     with pytest.raises(InputError, match="did you mean 'sample'"):
         load("sampel")
+
+
+HEAD = "student,question,concepts,response,time\n"
+ROWS = "a,q1,c1,1,10\nb,q1,c1,0,20\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a,q2,c1,2,30", "column response holds '2'; accepted are 0 and 1"),
+        ("a,q2,c1,,30", "column response is empty; accepted"),
+        ("NaN,q2,c1,1,30", "column student holds 'NaN'; accepted"),
+        (",q2,c1,1,30", "column student is empty; accepted"),
+        ("a,NULL,c1,1,30", "column question holds 'NULL'; accepted"),
+        ("a,q2,c1,1,noon", "column time holds 'noon'; accepted are whole milliseconds, dates"),
+        ("a,q2,c1,1,inf", "column time holds 'inf'; accepted"),
+        ("a,q2,c1,1,nan", "column time holds 'nan'; accepted"),
+        ("a,q2,c1,1", "column time is empty, for the row has 4 fields under a header of 5; acc"),
+        ("a", "column response is empty, for the row has 1 field under a header of 5; accepted"),
+        ("", "column student is empty, for the line is blank; accepted"),
+    ],
+)
+def test_a_bad_line_of_a_file_is_shown(row, said, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(f"{HEAD}{ROWS}{row}\n{ROWS}")
+    with pytest.raises(InputError) as refused:
+        load(path)
+    assert f"{path}, line 4, {said}" in str(refused.value)
+
+
+def test_a_line_that_is_too_wide_is_shown(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(f"{HEAD}{ROWS}a,q2,c1,1,30,7\n")
+    with pytest.raises(InputError, match=r"log\.csv, line 4: 6 columns under a header of 5; accep"):
+        load(path)
+
+
+def test_the_files_own_name_of_a_column_is_told(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,is_correct\na,b,1\na,b,NA\n")
+    with pytest.raises(InputError, match="line 3, column is_correct holds 'NA'; accepted"):
+        load(path)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_the_part_of_a_folder_is_named(bad, tmp_path):
+    for part in range(3):
+        row = "a,q2,c1,7,30\n" if part == bad else ""
+        (tmp_path / f"part{part}.csv").write_text(HEAD + ROWS * (part + 1) + row)
+    said = rf"part{bad}\.csv, line {2 * bad + 4}, column response holds '7'"
+    with pytest.raises(InputError, match=said):
+        load(tmp_path)
+    (tmp_path / f"part{bad}.csv").write_text(HEAD + ROWS + "a,q2,c1,1,30,9\n")
+    with pytest.raises(InputError, match=rf"part{bad}\.csv, line 4: 6 columns"):
+        load(tmp_path)
+
+
+def test_parts_that_do_not_fit_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text(HEAD + ROWS)
+    (tmp_path / "b.csv").write_text("student,question,response\na,q,1\n")
+    with pytest.raises(InputError, match=r"b\.csv, column concepts, is missing but String in a"):
+        load(tmp_path)
+
+
+def test_one_is_no_plural():
+    columns = {STUDENT: [1, 1, 2], TIME: [7, 7, 1], QUESTION: [3, 3, 3], RESPONSE: [1, 1, 0]}
+    assert door(columns).notes == (
+        "the same time and question: merged 1 row (33.3%) into 1 step, 1 of them an exact copy",
+        "2 students (100.0%) have one interaction",
+    )
 
 
 def test_real_duplicated_rows_are_merged():

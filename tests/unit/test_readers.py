@@ -488,6 +488,110 @@ def test_unknown_content_names_the_formats(tmp_path):
         read(tmp_path / "absent.csv")
 
 
+HEAD = "student,question,concepts,response,time\n"
+GOOD = "a,q1,c1,1,10\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "lacking", "free"),
+    [
+        ("student,question,concepts,answer,time", "response", "answer"),
+        ("child,question,concepts,response,time", "student", "child"),
+        ("user,user_id,question,response", "student", "user, user_id"),
+        ("user_id,problem_id,skill,outcome", "response", "outcome"),
+    ],
+)
+def test_a_long_table_without_a_column_is_told_which_and_how_to_map_it(
+    header, lacking, free, tmp_path
+):
+    path = tmp_path / "log.csv"
+    path.write_text(f"{header}\n{','.join('1' for _ in header.split(','))}\n")
+    with pytest.raises(InputError) as refused:
+        read(path)
+    said = str(refused.value)
+    assert f"log.csv, line 1: no column is known to hold {lacking} among" in said
+    assert header.replace(",", ", ") in said
+    assert f"--column {lacking}=NAME with NAME one of {free}." in said
+
+
+def test_two_columns_that_could_be_one_are_both_named(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("user,user_id,question,response\na,a,q,1\n")
+    with pytest.raises(InputError, match=r"\(user or user_id could be student\)"):
+        read(path)
+
+
+def test_a_parquet_table_without_a_column_has_no_lines(tmp_path):
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"x": [1], "y": [2]}).write_parquet(path)
+    with pytest.raises(InputError, match=r"log\.parquet: no column .* student and response among"):
+        read(path)
+
+
+def test_a_header_that_is_unknown_is_shown_in_short(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(",".join(f"thing{n}" for n in range(99)) + "\n1\n")
+    with pytest.raises(InputError, match=r"line 1: .* with thing0, thing1, .*thing11, \.\.\.; acc"):
+        read(path)
+
+
+@pytest.mark.parametrize("content", [HEAD.encode() + GOOD.encode(), b"PAR1 and no more", b""])
+def test_what_is_called_parquet_and_is_not_is_refused(content, tmp_path):
+    path = tmp_path / "log.parquet"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"log\.parquet is not a whole Parquet file; accepted"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [((HEAD + GOOD).encode("utf-16"), "UTF-16 text"), (bytes(range(256)), "bytes that are no text")],
+)
+def test_what_is_no_text_is_refused(content, found, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"log\.csv, line 1, .*{found}; accepted"):
+        read(path)
+
+
+def test_folders_that_hold_nothing_readable_are_refused(tmp_path):
+    with pytest.raises(InputError, match="is a folder without files"):
+        read(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "b.csv").write_text(HEAD)
+    with pytest.raises(InputError, match=r"the folder holds b\.csv, notes\.txt, which no known"):
+        read(tmp_path)
+
+
+def test_a_quote_left_open_is_found(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(HEAD + GOOD + 'a,"q2,c1,0,20\n' + GOOD * 3)
+    with pytest.raises(InputError, match=r"log\.csv, line 3: a double quote is opened there"):
+        read(path).collect()
+
+
+def test_the_note_on_milliseconds_stands_only_where_there_are_numbers(tmp_path):
+    path = tmp_path / "log.csv"
+    for moment, noted in (("10", True), ("2020-01-01", False), ("2020-01-01 10:00:00", False)):
+        path.write_text(HEAD + GOOD.replace("10", moment))
+        assert any("milliseconds" in note for note in read(path).notes) == noted
+    parquet = tmp_path / "log.parquet"
+    for moment, noted in ((10, True), (datetime(2020, 1, 1, tzinfo=UTC), False)):
+        table = {"student": [1], "question": [1], "response": [1], "time": [moment]}
+        pl.DataFrame(table).write_parquet(parquet)
+        assert any("milliseconds" in note for note in read(parquet).notes) == noted
+
+
+def test_words_for_missing_and_blanks_around_values_go(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(HEAD + "a, q1 ,NA,1,10\n7,NaN,c1, 0,20\n007,q1,None,1, 30\n")
+    assert rows(read(path), STUDENT, QUESTION, CONCEPTS, RESPONSE, TIME) == [
+        ("a", "q1", None, "1", "10"),
+        ("7", None, ("c1",), "0", "20"),
+        ("007", "q1", None, "1", "30"),
+    ]
+
+
 def test_two_formats_that_fit_are_both_named(monkeypatch):
     monkeypatch.setattr(readers.readers()["kdd_cup2010"], "matches", lambda path: True)
     with pytest.raises(InputError, match="assistments2012, kdd_cup2010"):

@@ -7,7 +7,8 @@ columns and units and nothing else. What is wrong with the values is found at th
 a module whose name starts with an underscore is no format.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,12 @@ import polars as pl
 
 from kt_forecast.data.readers._files import first_misfit, readable
 from kt_forecast.errors import InputError
+
+FEW = 12
+"""How many names a message lists."""
+
+LONG = 40
+"""How many characters of a name a message shows."""
 
 ONE_CONCEPT = "\x1f"
 """Separator of formats that have one concept a row: it occurs in no name, so nothing is split."""
@@ -36,6 +43,9 @@ class RawTable:
         separator: joins several concepts in one text value.
         bundled: equal times form bundles; False where the times are too coarse to say so.
         notes: what the reader left out or assumed, one sentence each.
+        delimiter: what separates the fields where every line of the file is a row under one header.
+        names: the file's own name of each column that it calls otherwise.
+        parts: the tables that this one puts under each other, for messages.
     """
 
     frame: pl.LazyFrame
@@ -43,6 +53,9 @@ class RawTable:
     separator: str = "_"
     bundled: bool = True
     notes: tuple[str, ...] = ()
+    delimiter: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple["RawTable", ...] = ()
 
     def collect(self) -> pl.DataFrame:
         """Return the rows.
@@ -52,14 +65,25 @@ class RawTable:
         """
         try:
             return self.frame.collect()
-        except (pl.exceptions.PolarsError, OSError) as error:
-            path = Path(self.path)
-            place = first_misfit(path) if path.is_file() else self.path
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise InputError(
-                f"{place}: not readable as a table ({reason}); "
-                "rows of the same columns as the header are needed."
-            ) from error
+        except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+            files = [part.path for part in self.parts] or [self.path]
+            raise InputError(unreadable(files, error)) from error
+
+
+def unreadable(paths: Iterable[str | Path], error: Exception) -> str:
+    """Return the refusal of files that polars could not read, with the line where one is found."""
+    paths = list(paths)
+    for path in paths:
+        if place := first_misfit(Path(path)):
+            return (
+                f"{place}; accepted are rows of the same columns as the header, with quotes in"
+                " pairs."
+            )
+    reason = str(error).strip().split("\n")[0].rstrip(".")
+    return (
+        f"{', '.join(map(str, paths[:FEW]))}: not readable as a table ({reason}); accepted are"
+        " rows of the same columns as the header."
+    )
 
 
 @runtime_checkable
@@ -106,10 +130,32 @@ def detect(path: str | Path) -> str:
         raise InputError(
             f"{path} fits several formats ({', '.join(found)}); name one of them as the format."
         )
-    raise InputError(
-        f"{path}, line 1: no known format begins like this; accepted are {', '.join(formats())} "
-        "(long_table takes any table whose columns are named)."
+    raise InputError(_unknown(path))
+
+
+def _unknown(path: Path) -> str:
+    """Return the refusal of a path that no format fits."""
+    from kt_forecast.data.readers import long_table
+
+    if path.is_dir():
+        files = sorted(str(file.relative_to(path)) for file in path.iterdir())
+        return (
+            f"{path}: the folder holds {listed(files)}, which no known format is made of; accepted"
+            f" are a file, a folder of CSV, TSV or Parquet parts, and {', '.join(formats())}."
+        )
+    return long_table.lacking(path) or (
+        f"{path}, line 1: no known format begins like this, with"
+        f" {listed(long_table.columns_of(path))}; accepted are {', '.join(formats())}"
+        " (long_table takes any table whose columns are named: --column student=NAME"
+        " --column response=NAME --column question=NAME)."
     )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names for a message, each cut to a length that can be read."""
+    plain = ["".join(filter(str.isprintable, name)) for name in names[:FEW]]
+    short = [name if len(name) <= LONG else f"{name[:LONG]}..." for name in plain]
+    return ", ".join(short) + (", ..." if len(names) > FEW else "") if names else "nothing"
 
 
 def read(
@@ -137,11 +183,23 @@ def read(
                 f"a mapping is accepted for {long_table.NAME} only."
             )
         readable(path)
-        return long_table.read(path, columns)
+        return _translated(path, lambda: long_table.read(path, columns))
     name = detect(path) if format == "auto" else format
     if name not in readers():
         raise InputError(
             f"{path}: there is no format {format!r}; accepted are auto, {', '.join(formats())}."
         )
     readable(path)
-    return readers()[name].read(path)
+    return _translated(path, lambda: readers()[name].read(path))
+
+
+def _translated(path: Path, read_it: Callable[[], RawTable]) -> RawTable:
+    """Run a reader; some look into the rows to see what they hold.
+
+    Raises:
+        InputError: the rows cannot be read.
+    """
+    try:
+        return read_it()
+    except pl.exceptions.PolarsError as error:
+        raise InputError(unreadable([path], error)) from error

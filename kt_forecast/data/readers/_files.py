@@ -20,6 +20,9 @@ from kt_forecast.schema import LINE
 
 CHUNK_BYTES = 1 << 20
 FIRST_ROWS = 2000
+SOME_BYTES = 1 << 12
+PARQUET = b"PAR1"
+DELIMITERS = (",", "\t", ";", "|")
 LONGEST_LINE = 1 << 24
 MISSING = ("", ".", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
 MOMENTS = (
@@ -93,14 +96,17 @@ def has_columns(path: Path, separator: str, wanted: Iterable[str]) -> bool:
 
 
 def readable(path: Path) -> None:
-    """Check that a path is there and that a file holds text.
+    """Check that a path is there, that a folder holds files and that a file holds a table's bytes.
 
     Raises:
-        InputError: the path does not exist, or the file is empty or a damaged gzip.
+        InputError: the path does not exist, the folder is empty, or the file is empty, a damaged
+            gzip or Parquet, or no text in UTF-8 or latin-1.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist; a file or folder of a known format is needed.")
     if path.is_dir():
+        if not any(file.is_file() for file in path.rglob("*")):
+            raise InputError(f"{path} is a folder without files; accepted is one that holds a log.")
         return
     try:
         with open_bytes(path) as file:
@@ -109,8 +115,27 @@ def readable(path: Path) -> None:
         raise InputError(
             f"{path} cannot be unpacked from line 1 on; a whole gzip file or plain text is needed."
         ) from None
-    if not start.strip():
+    if path.suffix.lower() == ".parquet" or start.startswith(PARQUET):
+        _whole_parquet(path)
+    elif not start.strip():
         raise InputError(f"{path} is empty from line 1 on; a header and a row are needed.")
+    elif b"\0" in start[:SOME_BYTES]:
+        wide = start.startswith((b"\xff\xfe", b"\xfe\xff"))
+        found = "is UTF-16 text" if wide else "holds bytes that are no text"
+        raise InputError(
+            f"{path}, line 1, {found}; accepted are text in UTF-8 or latin-1, plain or gzip, and"
+            " Parquet."
+        )
+
+
+def _whole_parquet(path: Path) -> None:
+    try:
+        pl.read_parquet_schema(path)
+    except (pl.exceptions.PolarsError, OSError):
+        raise InputError(
+            f"{path} is not a whole Parquet file; accepted is one that was written to its end, or"
+            " text under a name that does not end in .parquet."
+        ) from None
 
 
 def source(path: Path) -> tuple[Path | io.BytesIO, int, tuple[str, ...]]:
@@ -185,20 +210,37 @@ def open_sheet(
     return Sheet(frame, columns, notes)
 
 
-def first_misfit(path: Path) -> str:
-    """Return where a delimited file first has a row of another width, for a message."""
-    lines = peek(path, 1)
+def first_misfit(path: Path) -> str | None:
+    """Return where a delimited file first has a row that is too wide or a quote left open.
+
+    Returns:
+        File, line and what is wrong there; None where no such row is found.
+    """
+    lines = peek(path, 1) if path.is_file() else []
     if not lines:
-        return str(path)
-    separator = max(",\t;", key=lines[0].count)
+        return None
+    separator = max(DELIMITERS, key=lines[0].count)
+    line = 0
     with open_bytes(path) as file:
         text = io.TextIOWrapper(cast("IO[bytes]", file), encoding="latin-1", newline="")
-        rows = csv.reader(text, delimiter=separator)
-        width = len(next(rows, []))
-        for row in rows:
-            if len(row) > width:
-                return f"{path}, line {rows.line_num}: {len(row)} columns under a header of {width}"
-    return str(path)
+        rows = csv.reader(text, delimiter=separator, strict=True)
+        try:
+            width = len(next(rows, []))
+            for row in rows:
+                line = rows.line_num
+                if len(row) > width:
+                    return f"{path}, line {line}: {len(row)} columns under a header of {width}"
+        except csv.Error:
+            return f"{path}, line {line + 1}: a double quote is opened there and not closed"
+    return None
+
+
+def fields(path: Path, line: int, delimiter: str) -> list[str]:
+    """Return the fields of a line of a delimited file; a blank line has none."""
+    with open_bytes(path) as file:
+        raw = next(islice(file, line - 1, None), b"")
+    text = raw.decode("utf-8-sig", errors="replace").strip("\r\n")
+    return next(csv.reader([text], delimiter=delimiter), [])
 
 
 def filled(name: str) -> pl.Expr:

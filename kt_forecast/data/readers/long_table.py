@@ -5,8 +5,15 @@ from pathlib import Path
 
 import polars as pl
 
-from kt_forecast.data.readers import RawTable
-from kt_forecast.data.readers._files import FIRST_ROWS, header, open_sheet, tidied
+from kt_forecast.data.readers import RawTable, listed
+from kt_forecast.data.readers._files import (
+    DELIMITERS,
+    FIRST_ROWS,
+    PARQUET,
+    header,
+    open_sheet,
+    tidied,
+)
 from kt_forecast.errors import InputError
 from kt_forecast.schema import (
     ATTEMPTS,
@@ -27,8 +34,6 @@ from kt_forecast.schema import (
 NAME = "long_table"
 DESCRIPTION = "any CSV, TSV or Parquet with one row an interaction, its columns canonical or mapped"
 FALLBACK = True
-SEPARATORS = (",", "\t", ";", "|")
-PARQUET = b"PAR1"
 SYNONYMS = {
     STUDENT: ("student_id", "user", "user_id", "userid", "uid", "learner", "learner_id"),
     QUESTION: ("question_id", "questionid", "item", "item_id", "problem", "problem_id", "exercise"),
@@ -45,7 +50,7 @@ SYNONYMS = {
 
 def matches(path: Path) -> bool:
     """Tell whether a student and a response can be found among the columns."""
-    return path.is_file() and set(REQUIRED) <= set(_recognise(_columns(path)))
+    return path.is_file() and set(REQUIRED) <= set(_recognise(columns_of(path)))
 
 
 def read(path: Path, columns: Mapping[str, str] | None = None) -> RawTable:
@@ -61,14 +66,10 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> RawTable:
     """
     if not path.is_file():
         raise InputError(f"{path} is a folder; {NAME} needs a CSV, TSV or Parquet file.")
-    present = _columns(path)
+    present = columns_of(path)
     chosen = {**_recognise(present, set(columns or {})), **_mapped(path, present, columns or {})}
-    lacking = [name for name in REQUIRED if name not in chosen]
-    if lacking:
-        raise InputError(
-            f"{path}, line 1: no column is known to hold {' and '.join(lacking)}; the file has "
-            f"{', '.join(present)}, of which some can be mapped to {', '.join(COLUMNS)}."
-        )
+    if any(name not in chosen for name in REQUIRED):
+        raise InputError(_lacking(path, present, chosen))
     frame, notes = _open(path, list(chosen.values()))
     selected = [_value(name, column, frame) for name, column in chosen.items()]
     if LINE in frame.collect_schema():
@@ -80,7 +81,42 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> RawTable:
     ]
     if TIME in chosen and _counts(chosen[TIME], frame):
         guessed.append(f"Whole numbers in column {chosen[TIME]} are taken as milliseconds.")
-    return RawTable(frame.select(selected), str(path), notes=(*notes, *guessed))
+    delimiter = None if _is_parquet(path) else _separator(path)
+    return RawTable(
+        frame.select(selected),
+        str(path),
+        notes=(*notes, *guessed),
+        delimiter=delimiter,
+        names={name: column for name, column in chosen.items() if name != column},
+    )
+
+
+def lacking(path: Path) -> str | None:
+    """Return the refusal of a table that seems to be of this format but lacks a column.
+
+    A header with two canonical columns, or a Parquet file, can hardly be anything else.
+    """
+    present = columns_of(path)
+    chosen = _recognise(present)
+    alike = path.is_file() and (len(chosen) > 1 or _is_parquet(path))
+    return _lacking(path, present, chosen) if alike else None
+
+
+def _lacking(path: Path, present: tuple[str, ...], chosen: Mapping[str, str]) -> str:
+    missing = [name for name in REQUIRED if name not in chosen]
+    free = [column for column in present if column not in chosen.values()]
+    mapping = " ".join(f"--column {name}=NAME" for name in missing)
+    unsure = [
+        f"{' or '.join(known)} could be {name}"
+        for name in missing
+        if len(known := [column for column in free if column.lower() in SYNONYMS[name]]) > 1
+    ]
+    where = path if _is_parquet(path) else f"{path}, line 1"
+    return (
+        f"{where}: no column is known to hold {' and '.join(missing)} among {listed(present)}"
+        f"{''.join(f' ({text})' for text in unsure)}; accepted is a column of that name, or a"
+        f" mapping {mapping} with NAME one of {listed(free)}."
+    )
 
 
 def _is_parquet(path: Path) -> bool:
@@ -89,10 +125,11 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _separator(path: Path) -> str:
-    return max(SEPARATORS, key=lambda separator: len(header(path, separator)))
+    return max(DELIMITERS, key=lambda separator: len(header(path, separator)))
 
 
-def _columns(path: Path) -> tuple[str, ...]:
+def columns_of(path: Path) -> tuple[str, ...]:
+    """Return the columns of the file; none where they cannot be read."""
     if not _is_parquet(path):
         return header(path, _separator(path))
     try:
@@ -130,8 +167,8 @@ def _mapped(path: Path, present: tuple[str, ...], columns: Mapping[str, str]) ->
     absent = [column for column in columns.values() if column not in present]
     if absent:
         raise InputError(
-            f"{path}, line 1: there is no column {', '.join(absent)}; the file has "
-            f"{', '.join(present)}."
+            f"{path}, line 1: there is no column {', '.join(absent)}; accepted in the mapping are "
+            f"{listed(present)}."
         )
     return dict(columns)
 
