@@ -514,6 +514,17 @@ def test_a_long_table_without_a_column_is_told_which_and_how_to_map_it(
     assert f"--column {lacking}=NAME with NAME one of {free}." in said
 
 
+def test_no_mapping_is_offered_where_no_column_is_left(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("student,question\na,q\n")
+    with pytest.raises(
+        InputError, match=r"among student, question; accepted is a column of that n"
+    ):
+        read(path)
+    with pytest.raises(InputError, match=r"that name\.$"):
+        read(path)
+
+
 def test_two_columns_that_could_be_one_are_both_named(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("user,user_id,question,response\na,a,q,1\n")
@@ -545,7 +556,10 @@ def test_what_is_called_parquet_and_is_not_is_refused(content, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [((HEAD + GOOD).encode("utf-16"), "UTF-16 text"), (bytes(range(256)), "bytes that are no text")],
+    [
+        ((HEAD + GOOD).encode("utf-16"), "UTF-16 text"),
+        (bytes(range(256)), "bytes that are no text"),
+    ],
 )
 def test_what_is_no_text_is_refused(content, found, tmp_path):
     path = tmp_path / "log.csv"

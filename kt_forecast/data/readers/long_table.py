@@ -114,8 +114,8 @@ def _lacking(path: Path, present: tuple[str, ...], chosen: Mapping[str, str]) ->
     where = path if _is_parquet(path) else f"{path}, line 1"
     return (
         f"{where}: no column is known to hold {' and '.join(missing)} among {listed(present)}"
-        f"{''.join(f' ({text})' for text in unsure)}; accepted is a column of that name, or a"
-        f" mapping {mapping} with NAME one of {listed(free)}."
+        f"{''.join(f' ({text})' for text in unsure)}; accepted is a column of that name"
+        f"{f', or a mapping {mapping} with NAME one of {listed(free)}' if free else ''}."
     )
 
 
