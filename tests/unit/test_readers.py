@@ -584,6 +584,13 @@ def test_a_quote_left_open_is_found(tmp_path):
         read(path).collect()
 
 
+def test_a_quote_within_a_value_is_found(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(HEAD + GOOD + 'a,q"2,c1,0,20\n' + GOOD * 3)
+    with pytest.raises(InputError, match=r"log\.csv, line 3: a double quote stands alone in a val"):
+        read(path).collect()
+
+
 def test_the_note_on_milliseconds_stands_only_where_there_are_numbers(tmp_path):
     path = tmp_path / "log.csv"
     for moment, noted in (("10", True), ("2020-01-01", False), ("2020-01-01 10:00:00", False)):

@@ -220,7 +220,7 @@ def first_misfit(path: Path) -> str | None:
     if not lines:
         return None
     separator = max(DELIMITERS, key=lines[0].count)
-    line = 0
+    line, odd = 0, None
     with open_bytes(path) as file:
         text = io.TextIOWrapper(cast("IO[bytes]", file), encoding="latin-1", newline="")
         rows = csv.reader(text, delimiter=separator, strict=True)
@@ -228,11 +228,13 @@ def first_misfit(path: Path) -> str | None:
             width = len(next(rows, []))
             for row in rows:
                 line = rows.line_num
+                if odd is None and "".join(row).count('"') % 2:
+                    odd = f"{path}, line {line}: a double quote stands alone in a value"
                 if len(row) > width:
                     return f"{path}, line {line}: {len(row)} columns under a header of {width}"
         except csv.Error:
             return f"{path}, line {line + 1}: a double quote is opened there and not closed"
-    return None
+    return odd
 
 
 def fields(path: Path, line: int, delimiter: str) -> list[str]:
