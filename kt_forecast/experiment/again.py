@@ -20,6 +20,7 @@ from kt_forecast.experiment.flow import (
     plans,
     prepare,
     score,
+    track_scores,
 )
 from kt_forecast.experiment.recipe import DataRecipe, Recipe
 from kt_forecast.experiment.stored import (
@@ -29,13 +30,15 @@ from kt_forecast.experiment.stored import (
     REPORT,
     SPLIT,
     TEST_READS,
+    TRACKED,
     Run,
     find,
 )
-from kt_forecast.report import render, write
+from kt_forecast.report import Protocol, render, write
 from kt_forecast.schema import LINE
 from kt_forecast.tracer import Fitted, predict_rows
 from kt_forecast.tracer.frames import with_p_correct
+from kt_forecast.tracking import Tracker
 
 _WRITERS = {".csv": "write_csv", ".parquet": "write_parquet"}
 _LIST_SEPARATOR = "_"
@@ -77,6 +80,8 @@ def evaluate(
     record = replace(found.record, protocols=(*kept, *fresh.values()))
     _put(found.folder / RECORD, record.to_json())
     _put(found.folder / REPORT, render(record))
+    if (found.folder / TRACKED).exists():
+        _track(found.folder, tuple(scored), runs, say)
     return Run(found.folder, replace(record, protocols=tuple(scored)))
 
 
@@ -164,6 +169,20 @@ def _note_read(path: Path) -> int:
     reads.append({"when": when, "why": "evaluate"})
     _put(path, json.dumps(reads, indent=1))
     return len(reads)
+
+
+def _track(folder: Path, protocols: tuple[Protocol, ...], runs: Path, say: Say) -> None:
+    """Add what was found to MLflow's record of the run, or say that it is not there."""
+    run = json.loads((folder / TRACKED).read_text(encoding="utf-8"))["run"]
+    try:
+        tracker = Tracker.of(run, runs)
+    except InputError as error:
+        say(f"not added to MLflow: {error}")
+        return
+    track_scores(tracker, protocols)
+    for name in (RECORD, TEST_READS):
+        tracker.file(folder / name)
+    tracker.report(folder / REPORT)
 
 
 def _put(path: Path, text: str) -> None:

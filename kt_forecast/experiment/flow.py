@@ -1,16 +1,19 @@
 """One experiment: table, split, training, audit, one reading of the test rows, report."""
 
+import errno
 import hashlib
 import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from kt_forecast.data.interactions import Interactions
 from kt_forecast.data.splits import Role, Split, load_split, split
@@ -25,8 +28,10 @@ from kt_forecast.experiment.stored import (
     RECIPE,
     RECORD,
     REPORT,
+    RUNS,
     SPLIT,
     TEST_READS,
+    TRACKED,
     Run,
     home,
 )
@@ -79,7 +84,7 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
         TrainingError: a number in training is not finite.
     """
     chosen, beside = plans(recipe)
-    with workers(device) as group:
+    with ExitStack() as alone, workers(device) as group:
         if group.world > 1:
             _refuse_trained(beside)
         first = group.rank == 0
@@ -88,6 +93,8 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
         _describe(interactions, say)
         rows = prepare(recipe, interactions)
         checkpoint = _checkpoint(chosen, rows, runs)
+        if first:
+            alone.enter_context(_alone(checkpoint.folder))
         if (checkpoint.folder / "checkpoint.safetensors").exists():
             say("an interrupted run of the same recipe is here: going on where it stopped")
         tracked = recipe.tracking.enabled and first
@@ -117,7 +124,8 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
             )
             if not first:
                 return None
-            done = _finish(recipe, fitted, beside, rows, runs / "runs" / name, runs, say)
+            run_id = tracker.id if tracker is not None else None
+            done = _finish(recipe, fitted, beside, rows, name, run_id, runs, say)
             if tracker is not None:
                 _track(tracker, done)
         shutil.rmtree(checkpoint.folder, ignore_errors=True)
@@ -238,11 +246,16 @@ def _finish(
     fitted: Fitted,
     beside: list[Plan],
     rows: Rows,
-    folder: Path,
+    name: str,
+    run_id: str | None,
     runs: Path,
     say: Say,
 ) -> Run:
-    """Audit, read the test rows once, and write the run's folder, whole or not at all."""
+    """Audit, read the test rows once, and write the run's folder, whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     report = audit_fitted(fitted, rows.parts[Role.TRAIN])
     say(f"audit: {report.summary()}")
     others = fit_all_beside(recipe, beside, rows, runs, fitted.device, say)
@@ -255,7 +268,7 @@ def _finish(
         "coin_flip": recipe.coin_flip,
     }
     record = RunRecord(
-        title=folder.name,
+        title=name,
         created=_now(),
         data=facts.data(rows.interactions, recipe.data.source),
         split=facts.split(rows.roles, rows.interactions),
@@ -271,14 +284,34 @@ def _finish(
         mastery=facts.mastery(fitted, rows.interactions, rows.roles.visible(Role.TEST)),
         environment=facts.environment(fitted.device),
         code_version=facts.code(),
-        command=f"kt-forecast train {shlex.quote(str(folder / RECIPE))}",
+        command=_command(runs / RUNS / name),
         citations=facts.works(fitted, others),
     )
-    _write(folder, recipe, fitted, rows, record)
-    return Run(folder, record)
+    while True:
+        folder = home(runs, recipe.title())
+        record = replace(record, title=folder.name, command=_command(folder))
+        try:
+            _write(folder, recipe, fitted, rows, record, run_id)
+        except OSError as error:
+            # Another process took the name meanwhile.
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST} or not folder.exists():
+                raise
+        else:
+            return Run(folder, record)
 
 
-def _write(folder: Path, recipe: Recipe, fitted: Fitted, rows: Rows, record: RunRecord) -> None:
+def _command(folder: Path) -> str:
+    return f"kt-forecast train {shlex.quote(str(folder / RECIPE))}"
+
+
+def _write(
+    folder: Path,
+    recipe: Recipe,
+    fitted: Fitted,
+    rows: Rows,
+    record: RunRecord,
+    run_id: str | None,
+) -> None:
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
@@ -287,6 +320,8 @@ def _write(folder: Path, recipe: Recipe, fitted: Fitted, rows: Rows, record: Run
         fitted.save(part / MODEL)
         reads = [{"when": record.created, "why": "train"}]
         (part / TEST_READS).write_text(json.dumps(reads, indent=1), encoding="utf-8")
+        if run_id is not None:
+            (part / TRACKED).write_text(json.dumps({"run": run_id}), encoding="utf-8")
         (part / RECORD).write_text(record.to_json(), encoding="utf-8")
         (part / REPORT).write_text(render(record), encoding="utf-8")
         part.replace(folder)
@@ -294,22 +329,28 @@ def _write(folder: Path, recipe: Recipe, fitted: Fitted, rows: Rows, record: Run
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _track(tracker: Tracker, done: Run) -> None:
-    """Record what the run found and left."""
-    record = done.record
+def track_scores(tracker: Tracker, protocols: tuple[Protocol, ...]) -> None:
+    """Record the scores of protocols, the model's and those of what stands beside it."""
     found: dict[str, tuple[float, float, float]] = {}
-    for protocol in record.protocols:
+    for protocol in protocols:
         for name, one in {"": protocol.model, **protocol.baselines}.items():
             prefix = f"{protocol.name}/{name}/" if name else f"{protocol.name}/"
             found |= {f"{prefix}{metric}": (s.value, s.low, s.high) for metric, s in one.items()}
     finite = {k: v for k, v in found.items() if v[0] == v[0]}
     tracker.scores({k: v if v[1] == v[1] else v[0] for k, v in finite.items()})
+
+
+def _track(tracker: Tracker, done: Run) -> None:
+    """Record what the run found and left."""
+    record = done.record
+    tracker.name(done.name)
+    track_scores(tracker, record.protocols)
     tracker.tags({"system": record.system.name, "folder": str(done.folder.resolve())})
     if record.verdict is not None:
         tracker.verdict(record.verdict.verdict)
     for name, figure in figures(record).items():
         tracker.text(figure.decode(), f"figures/{name}.svg")
-    for name in (RECIPE, SPLIT, RECORD):
+    for name in (RECIPE, SPLIT, RECORD, TEST_READS):
         tracker.file(done.folder / name)
     tracker.report(done.folder / REPORT)
     tracker.model(done.folder / MODEL)
@@ -319,6 +360,29 @@ def _checkpoint(chosen: Plan, rows: Rows, runs: Path) -> Checkpoint:
     """Return where a run of the same rows and settings keeps its place."""
     fingerprint = _hash([chosen.plain(), rows.key])
     return Checkpoint(runs / CHECKPOINTS / fingerprint[:16], fingerprint, resume=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder in which a run keeps its place, so that no other process uses it.
+
+    Raises:
+        InputError: another process trains the same recipe there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    try:
+        with FileLock(path, timeout=0):
+            try:
+                yield
+            finally:
+                if [*folder.glob("*")] == [path]:
+                    shutil.rmtree(folder)
+    except Timeout:
+        raise InputError(
+            f"{folder}: another process is training the same recipe on the same rows; accepted is"
+            " to wait for it, another --seed, or another folder for --runs"
+        ) from None
 
 
 def _refuse_trained(beside: list[Plan]) -> None:

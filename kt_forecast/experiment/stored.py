@@ -15,6 +15,8 @@ MODEL = "model"
 RECORD = "record.json"
 REPORT = "report.html"
 TEST_READS = "test_reads.json"
+TRACKED = "mlflow.json"
+"""Where MLflow recorded the run; absent where it did not."""
 
 SHOWN = {
     "auc": "AUC",

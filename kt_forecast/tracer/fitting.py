@@ -23,7 +23,7 @@ from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
 from kt_forecast.tasks.knowledge_tracing import Tracer
 from kt_forecast.tasks.prediction import predict, predict_batches
 from kt_forecast.tracer.systems import Plan, plan
-from kt_forecast.training import Checkpoint, Epoch, fit, read_tensors, write_tensors
+from kt_forecast.training import Checkpoint, Epoch, device_named, fit, read_tensors, write_tensors
 
 MODEL_FILE = "model.safetensors"
 FORMAT = 1
@@ -151,7 +151,7 @@ class Fitted:
             epochs=tuple(Epoch(**epoch) for epoch in facts["epochs"]),
             best_epoch=facts["best_epoch"],
             facts=facts["facts"],
-            device=_device(device),
+            device=str(device_named(device)),
         )
         if found.tracer is not None:
             found.tracer.to(found.device).eval()
@@ -180,9 +180,10 @@ def fit_plan(
         device: a torch device, or ``auto``.
 
     Raises:
-        InputError: validation cannot score what the settings ask for.
+        InputError: there is no such device, or validation cannot score what the settings ask for.
         TrainingError: a number is not finite.
     """
+    device_named(device)
     if isinstance(chosen.part, Baseline):
         baseline = chosen.part.build(chosen.settings)
         baseline.fit(train, valid, vocabulary)
@@ -266,9 +267,3 @@ def _restored(
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: its weights do not fit its settings ({reason})") from None
     return tracer
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device

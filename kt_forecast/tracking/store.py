@@ -54,6 +54,8 @@ class Store:
 
     def __init__(self, root: Path = ROOT) -> None:
         mlflow = quietly("mlflow.store.tracking.sqlalchemy_store", "mlflow")
+        from sqlalchemy.exc import SQLAlchemyError
+
         self.root = root.resolve()
         remote = os.environ.get("MLFLOW_TRACKING_URI")
         self.is_local = not remote
@@ -64,13 +66,25 @@ class Store:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
         try:
             with self._alone():
-                self.client: MlflowClient = mlflow.MlflowClient(self.uri)
-                self.client.search_experiments(max_results=1)
-        except (mlflow.exceptions.MlflowException, OSError) as error:
+                self.client: MlflowClient = self._opened(mlflow)
+        except (mlflow.exceptions.MlflowException, SQLAlchemyError, OSError) as error:
             raise InputError(
                 f"the tracking store {self.uri} cannot be opened ({_first_line(error)}); accepted "
                 f"are a folder that can be written to, or MLFLOW_TRACKING_URI of a running server"
             ) from None
+
+    def _opened(self, mlflow: Any) -> "MlflowClient":  # noqa: ANN401
+        """Return a client whose store answers; what could not be made whole is removed again."""
+        database = self.root / DATABASE
+        is_new = self.is_local and not database.exists()
+        try:
+            client: MlflowClient = mlflow.MlflowClient(self.uri)
+            client.search_experiments(max_results=1)
+        except Exception:
+            if is_new:
+                database.unlink(missing_ok=True)
+            raise
+        return client
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
+from kt_forecast.errors import InputError
 from kt_forecast.schema import CONCEPTS, P_CORRECT, QUESTION, RESPONSE, STUDENT, TIME
 from kt_forecast.tracking.store import PROCESS, ROOT, Store, quietly, this_process
 from kt_forecast.tracking.versions import code_version, requirements, versions
@@ -112,6 +113,32 @@ class Tracker:
         self.tags({f"code.{k}": v for k, v in code_version().items()})
         self.tags({f"library.{k}": v for k, v in versions().items()})
 
+    @classmethod
+    def of(cls, run: str, root: Path = ROOT) -> Self:
+        """Return the tracker of a run that has ended, to add to it; nothing of it changes.
+
+        Args:
+            run: its id.
+            root: folder of the store, see `Store`.
+
+        Raises:
+            InputError: the store cannot be opened, or does not hold the run.
+        """
+        from mlflow.exceptions import MlflowException
+
+        found = cls.__new__(cls)
+        found._store = Store(root)  # noqa: SLF001 - its own
+        found._client = found._store.client  # noqa: SLF001
+        found._epochs_written = 0  # noqa: SLF001
+        found.id = run
+        try:
+            found._client.get_run(run)  # noqa: SLF001
+        except MlflowException:
+            raise InputError(
+                f"{found._store.uri} holds no run {run!r}; accepted is the store that recorded it"  # noqa: SLF001
+            ) from None
+        return found
+
     def __enter__(self) -> Self:
         return self
 
@@ -125,6 +152,10 @@ class Tracker:
             text = str(error).strip()
             self.tags({"error": f"{kind.__name__}: {text}"[:_LONGEST]})
         self._client.set_terminated(self.id, "FAILED" if kind else "FINISHED")
+
+    def name(self, name: str) -> None:
+        """Give the run a name."""
+        self._client.update_run(self.id, name=name)
 
     def settings(self, settings: Mapping[str, Any]) -> None:
         """Record nested settings: flat as parameters, whole as ``settings.json``."""

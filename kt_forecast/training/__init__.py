@@ -8,7 +8,7 @@ goes on from its checkpoint with the bits it would have had.
 from kt_forecast.training.files import read_tensors, write_tensors
 from kt_forecast.training.loop import fit, parameter_groups
 from kt_forecast.training.settings import Batches, Checkpoint, Epoch, Fitted, TrainingConfig
-from kt_forecast.training.workers import Workers, workers
+from kt_forecast.training.workers import Workers, device_named, workers
 
 __all__ = [
     "Batches",
@@ -17,6 +17,7 @@ __all__ = [
     "Fitted",
     "TrainingConfig",
     "Workers",
+    "device_named",
     "fit",
     "parameter_groups",
     "read_tensors",

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kt_forecast.errors import InputError
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -50,16 +52,39 @@ class Workers:
         return torch.stack(found).cpu()
 
 
+def device_named(name: str) -> torch.device:
+    """Return a device that is here.
+
+    Args:
+        name: as torch names it, or ``auto``: a GPU where there is one, else the CPU.
+
+    Raises:
+        InputError: torch knows no such device, or cannot use it here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(
+            f"device {name!r} is not here; accepted are auto, cpu"
+            f"{' and cuda' if torch.cuda.is_available() else ''}"
+        ) from None
+    return device
+
+
 @contextmanager
 def workers(device: str = "auto") -> Iterator[Workers]:
     """Join the processes that torchrun started; without torchrun, be the only one.
 
     Args:
-        device: a torch device, or ``auto``: the GPU of this process, else the CPU.
+        device: see `device_named`.
+
+    Raises:
+        InputError: there is no such device.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    chosen = device_named(device)
     if dist.is_initialized():
         yield _joined(chosen)
     elif "WORLD_SIZE" not in os.environ:

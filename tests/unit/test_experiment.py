@@ -14,8 +14,9 @@ from kt_forecast.errors import InputError
 from kt_forecast.experiment import Recipe, evaluate, find, predict, report, run, tables
 from kt_forecast.experiment.flow import CHECKPOINTS
 from kt_forecast.experiment.recipe import DataRecipe
-from kt_forecast.experiment.stored import MODEL, RECIPE, RECORD, REPORT, SPLIT, TEST_READS
+from kt_forecast.experiment.stored import MODEL, RECIPE, RECORD, REPORT, SPLIT, TEST_READS, TRACKED
 from kt_forecast.tracer import load
+from kt_forecast.tracking import runs as tracked_runs
 
 TINY = {
     "name": "tiny",
@@ -255,6 +256,46 @@ def test_an_interrupted_run_goes_on_when_the_same_recipe_is_run_again(done, reci
     assert scores(resumed) == scores(made)
 
 
+@pytest.mark.usefixtures("light")
+def test_two_processes_do_not_train_the_same_recipe_at_once(recipe, tmp_path):
+    quick = changed(recipe, training={"epochs": 1})
+    refused: list[str] = []
+
+    def again(sentence):
+        if sentence.startswith("epoch 1"):
+            with pytest.raises(InputError, match="another process") as error:
+                run(quick, runs=tmp_path, device="cpu", say=len)
+            refused.append(str(error.value))
+
+    made = run(quick, runs=tmp_path, device="cpu", say=again)
+    assert len(refused) == 1
+    assert [path.name for path in made.folder.parent.iterdir()] == [made.name]
+    assert not list((tmp_path / CHECKPOINTS).iterdir())
+
+
+@pytest.mark.usefixtures("light")
+def test_a_name_that_is_taken_meanwhile_is_left_alone(recipe, tmp_path, monkeypatch):
+    quick = changed(recipe, training={"epochs": 1})
+    taken = tmp_path / "runs" / "tiny"
+    names = iter([taken, taken, taken.with_name("tiny-2")])
+    monkeypatch.setattr("kt_forecast.experiment.flow.home", lambda *_: next(names))
+    (taken / "of another").mkdir(parents=True)
+    made = run(quick, runs=tmp_path, device="cpu", say=len)
+    assert made.record.title == made.name == "tiny-2"
+    assert "tiny-2" in made.record.command
+    assert [path.name for path in taken.iterdir()] == ["of another"]
+
+
+@pytest.mark.usefixtures("light")
+def test_a_device_that_is_not_here_is_refused_before_anything_is_written(recipe, done, tmp_path):
+    for device in ("gpu", "meta", "cuda:99"):
+        with pytest.raises(InputError, match="accepted are auto, cpu"):
+            run(recipe, runs=tmp_path / "runs", device=device, say=len)
+    with pytest.raises(InputError, match="accepted are auto, cpu"):
+        load(done[0].folder / MODEL, device="gpu")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_that_fails_the_audit_is_named_so_everywhere(done):
     made, _, _ = done
     guilty = replace(made.record.verdict, verdict="leak", findings=("reads the answer",))
@@ -325,3 +366,13 @@ print(json.dumps([facts, held, p_correct]))
     assert {"figures", "recipe.toml", "report", "settings.json", "split.json"} <= set(held)
     expected = load(made.folder / MODEL).predict_proba(table)["p_correct"].to_numpy()
     assert np.allclose(p_correct, expected, rtol=0, atol=1e-6)
+    scored = evaluate(made.name, protocols=("cold_start",), runs=tmp_path, device="cpu", say=len)
+    later = tracked_runs(tmp_path).row(0, named=True)
+    assert later["metric.cold_start/auc"] == pytest.approx(scores(scored)["auc"].value)
+    assert later["metric.cold_start/logistic/auc"] > 0
+    assert later["metric.full/auc"] == float(facts["metric.full/auc"])
+    assert later["status"] == "FINISHED"
+    (made.folder / TRACKED).write_text(json.dumps({"run": "0" * 32}))
+    said: list[str] = []
+    evaluate(made.name, runs=tmp_path, device="cpu", say=said.append)
+    assert any("not added to MLflow" in sentence for sentence in said)

@@ -88,6 +88,29 @@ def test_an_epoch_is_one_write(root, monkeypatch):
         assert writes == [1]
 
 
+def test_a_run_that_has_ended_is_added_to_and_stays_as_it_was(root):
+    with Tracker("study", "done", root=root) as run:
+        run.scores({"full/auc": 0.6})
+    before = find("done", root)
+    again = Tracker.of(run.id, root)
+    again.scores({"stream/auc": 0.7})
+    after = find("done", root)
+    assert after["metric.stream/auc"] == 0.7
+    assert {key: after[key] for key in before} == before
+    with pytest.raises(InputError, match="holds no run"):
+        Tracker.of("0" * 32, root)
+
+
+def test_a_database_that_could_not_be_made_whole_is_removed(root, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlflow.MlflowClient.search_experiments", fail)
+    with pytest.raises(InputError, match="No space left"):
+        Store(root / "new")
+    assert not (root / "new" / "mlflow.db").exists()
+
+
 def test_a_block_that_raises_leaves_a_failed_run_that_says_why(root):
     with pytest.raises(InputError), Tracker("study", "bad", root=root):
         raise InputError("column response holds 2")
