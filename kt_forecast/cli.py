@@ -4,8 +4,10 @@ Only typer is imported at the top; what a command needs is imported when it runs
 ``--help`` answers at once.
 """
 
+import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,8 @@ import typer
 from kt_forecast.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from kt_forecast.experiment import Recipe, Run
 
 app = typer.Typer(
@@ -68,13 +72,42 @@ Sets = Annotated[
 RunName = Annotated[str, typer.Argument(help="Name of a run, or its folder.", metavar="RUN")]
 
 
+UNUSABLE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""What a user can mend by naming another file or folder, or by making room."""
+
+
 def main() -> None:
-    """Run the command; bad input ends it with one sentence and exit code 2."""
+    """Run the command; bad input ends it with one sentence and exit code 2.
+
+    Raises:
+        OSError: the machine failed in a way that no other name of a file would mend.
+    """
     try:
         app()
     except InputError as error:
-        sys.stderr.write(" ".join(str(error).split()) + "\n")
-        sys.exit(BAD_INPUT)
+        _end(str(error))
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        _end(
+            f"{error.filename2 or error.filename or 'a file'}: {error.strerror}; accepted is a"
+            " place that can be written to, with room left"
+        )
+
+
+def _end(sentence: str) -> None:
+    sys.stderr.write(" ".join(sentence.split()) + "\n")
+    sys.exit(BAD_INPUT)
 
 
 @app.command()
@@ -298,11 +331,13 @@ def data_fetch(
 
     \b
     Example:
-      kt-forecast data fetch assist2015
+      kt-forecast data fetch ednet
     """
     from kt_forecast.experiment import tables
 
-    for sentence in tables.fetch(name):
+    with _transfer() as progress:
+        sentences = tables.fetch(name, progress)
+    for sentence in sentences:
         _say(sentence)
 
 
@@ -374,6 +409,24 @@ def _show(run: "Run | None") -> None:
         _print_table(title, header, rows)
     for line in run.closing():
         _say(line)
+
+
+@contextmanager
+def _transfer() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Give a function that draws a bar for each file that is transferred."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def draw(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield draw
 
 
 def _print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -144,7 +144,11 @@ def fetch(name: str, progress: Callable[[str, int, int | None], None] | None = N
         raise InputError(f"{name}: there is no address to fetch it from; {here}")
     found = fetch_files(card, cards_folder() / name / RAW_FOLDER, progress)
     return [
-        *(f"{one.path}: {one.path.stat().st_size:,} bytes" for one in found),
+        *(
+            f"{one.path}: {one.path.stat().st_size:,} bytes, SHA-256 {one.sha256},"
+            f" {'as on the card' if one.verified else 'unverified, as the card has none'}"
+            for one in found
+        ),
         f"licence: {card.licence}",
         f"cite: {card.citation}",
     ]

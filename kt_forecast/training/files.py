@@ -1,7 +1,9 @@
 """Tensors and plain values in one file: written whole or not at all, read without executing it."""
 
+import errno
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,19 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any])
         path: ends in ``.safetensors``; an older file is replaced.
         tensors: may share memory.
         facts: anything JSON can hold.
+
+    Raises:
+        OSError: the folder cannot be written to, or is full; no part of the file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    save_file(copied(tensors), part, metadata={"facts": json.dumps(facts)})
+    try:
+        save_file(copied(tensors), part, metadata={"facts": json.dumps(facts)})
+    except SafetensorError as error:
+        part.unlink(missing_ok=True)
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)

@@ -1,9 +1,13 @@
 import gzip
+import hashlib
 import os
 import subprocess
 import sys
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import polars as pl
 import pytest
@@ -239,6 +243,51 @@ def test_a_process_that_refuses_ends_with_2_and_one_line(tmp_path):
     assert told.stdout == ""
     assert len(told.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["a folder in the way", "a file in the way"])
+def test_a_place_that_cannot_be_written_to_is_said_in_one_sentence(
+    where, own_table, tmp_path, monkeypatch, refused
+):
+    way = tmp_path / "way"
+    if where == "a file in the way":
+        way.write_text("mine")
+        monkeypatch.setenv("KT_FORECAST_DATA", str(tmp_path))
+        sentence = refused("train", "--data", str(own_table), *MAPPED, "--runs", str(way))
+        assert way.read_text() == "mine"
+    else:
+        monkeypatch.setattr(
+            "kt_forecast.experiment.report", lambda *_, out, runs: out.write_text(str(runs))
+        )
+        way.mkdir()
+        sentence = refused("report", "any", "--out", str(way))
+    assert str(way) in sentence
+    assert "accepted" in sentence
+    assert len(sentence.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["way"]
+
+
+def test_a_fetched_set_shows_checksum_licence_and_citation(tmp_path):
+    kept = tmp_path / "owner" / "answers.csv"
+    kept.parent.mkdir()
+    kept.write_text("student,question,response\n1,2,1\n")
+    home = tmp_path / "datasets" / "mine"
+    home.mkdir(parents=True)
+    handler = partial(SimpleHTTPRequestHandler, directory=kept.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        (home / "card.toml").write_text(
+            'title = "Mine"\ndescription = "d"\ntask = "knowledge_tracing"\nlicence = "CC0"\n'
+            'citation = "Me (2020)"\npath = "raw/answers.csv"\n[[files]]\nname = "answers.csv"\n'
+            f'url = "http://127.0.0.1:{server.server_port}/answers.csv"\n'
+        )
+        told = kt_forecast("data", "fetch", "mine", cwd=tmp_path)
+        server.shutdown()
+    assert (home / "raw" / "answers.csv").read_bytes() == kept.read_bytes()
+    digest = hashlib.sha256(kept.read_bytes()).hexdigest()
+    for part in (digest, "unverified", "licence: CC0", "cite: Me (2020)"):
+        assert part in told.stdout
+    assert "answers.csv" in told.stderr, "the progress is shown"
 
 
 def test_looking_at_a_table_loads_no_torch(own_table, tmp_path):

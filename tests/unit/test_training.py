@@ -1,5 +1,6 @@
 """The loop: what chooses the weights, what it refuses, and the arithmetic of one update."""
 
+import errno
 import json
 import math
 import struct
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from kt_forecast.errors import InputError, TrainingError
@@ -335,6 +337,20 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_tensors(path, {"a": torch.zeros(9)}, {})
     assert torch.equal(read_tensors(path)[0]["a"], shared)
+
+
+def test_a_full_disk_is_an_error_of_the_machine_that_names_the_file(tmp_path, monkeypatch):
+    def full(_tensors, part, **_options):
+        part.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("kt_forecast.training.files.save_file", full)
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(OSError, match="No space left") as error:
+        write_tensors(path, {"a": torch.zeros(9)}, {})
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_loop_waits_for_the_device_only_at_its_checks(monkeypatch):
