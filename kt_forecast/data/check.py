@@ -246,7 +246,7 @@ def _sorted(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     key = key[order]
     if (key[1:] < key[:-1]).any():
         order = order[np.argsort(key, kind="stable")]
-    return frame[order]
+    return frame[pl.Series(order)]
 
 
 def _drop_short(table: CodedTable, min_interactions: int, where: Place) -> CodedTable:

@@ -18,7 +18,6 @@ _ROOM_A_ROW = 4
 _SAMPLE_ROWS = 1 << 10
 _BLOCK_ROWS = 1 << 17
 _INTEGER_BITS = 64
-_PASS_BITS = 16
 _SET = "set"
 _NAME = "name"
 
@@ -109,10 +108,10 @@ def spelled_numbers(series: pl.Series) -> pl.Series | None:
     if values.min() < 0:
         return None
     # No spelling of an integer is shorter than the printed one, so that equal sums are equal texts.
-    digits, power, high = len(values), 10, int(values.max())
-    while power <= high:
-        digits += int(np.count_nonzero(values >= power))
-        power *= 10
+    powers = [10**more for more in range(1, len(str(values.max())))]
+    digits = len(values)
+    for block in _blocks(len(values)):
+        digits += sum(int(np.count_nonzero(values[block] >= power)) for power in powers)
     return whole if int(series.str.len_bytes().sum()) == digits else None
 
 
@@ -219,16 +218,17 @@ def flatten(lists: pl.Series) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     return offsets, lists.explode(empty_as_null=False, keep_nulls=False).to_numpy()
 
 
-def stable_order(codes: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.int64]:
-    """Return the places of the codes in ascending order, equal codes in the order they come in.
-
-    Numpy sorts numbers of two bytes by counting, so that larger codes take a pass for each two.
-    """
-    order = np.argsort(codes.astype(np.uint16), kind="stable")
-    for shift in range(_PASS_BITS, int(codes.max(initial=0)).bit_length(), _PASS_BITS):
-        high = (codes >> codes.dtype.type(shift)).astype(np.uint16)[order]
-        order = order[np.argsort(high, kind="stable")]
-    return order
+def stable_order(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return the places of the codes in ascending order, equal codes in the order they come in."""
+    if codes.max(initial=0) <= np.iinfo(np.uint16).max:
+        # Numpy sorts numbers of two bytes by counting.
+        return np.argsort(codes.astype(np.uint16), kind="stable").astype(np.uint32)
+    # With its place behind it every code is another number, and plain sorting is the fastest.
+    packed = codes.astype(np.uint64)
+    packed <<= np.uint64(32)
+    packed |= np.arange(len(codes), dtype=np.uint64)
+    packed.sort()
+    return packed.astype(np.uint32)
 
 
 def used(codes: pl.Series, count: int) -> npt.NDArray[np.bool_]:
