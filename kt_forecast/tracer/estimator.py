@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 import polars as pl
@@ -113,9 +114,15 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
             history=self.history,
             seed=self.seed,
         )
+        self._check()
         interactions = self._load(table)
         if valid is None:
-            least = 1 / max(len(interactions.students), 1)
+            if len(interactions.students) < 2:
+                raise InputError(
+                    f"{interactions.name}: holds one student; accepted are two or more, or a table"
+                    " of other students as valid"
+                )
+            least = 1 / len(interactions.students)
             by = ByStudents(seed=self.seed, valid=max(self.valid, least), test=0.0)
             roles = split(interactions, by)
             judges, counts = interactions, roles.scored(Role.VALID)
@@ -193,6 +200,7 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: the student is not in the table, or there is no table.
         """
+        fitted = self._model
         if table is not None:
             interactions = self._load(table)
         elif hasattr(self, "interactions_"):
@@ -203,11 +211,11 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
                 f" {student!r}"
             )
         rows = frames.rows_of_student(interactions, student)
-        sequences = build(interactions, self._model.vocabulary, rows=rows)
+        sequences = build(interactions, fitted.vocabulary, rows=rows)
         concepts = sorted({int(c) for c in sequences.concept} - {0})
-        p_correct = mastery_over_time(self._model, sequences, concepts)
+        p_correct = mastery_over_time(fitted, sequences, concepts)
         frame = interactions.frame.filter(pl.Series(rows))
-        names = [self._model.vocabulary.concepts[c - 1] for c in concepts]
+        names = [fitted.vocabulary.concepts[c - 1] for c in concepts]
         times = len(concepts)
         question = interactions.questions.gather(frame[QUESTION])
         return pl.DataFrame(
@@ -253,6 +261,19 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
         if not hasattr(self, "fitted_"):
             raise NotFittedError("this KnowledgeTracer is not fitted yet; call fit first")
         return self.fitted_
+
+    def _check(self) -> None:
+        """Refuse what no table could be read or divided by.
+
+        Raises:
+            InputError: a parameter is refused.
+        """
+        if not (isinstance(self.valid, Real) and 0.0 <= self.valid < 1.0):
+            raise InputError(f"valid is {self.valid!r}; accepted is a share from 0 to below 1")
+        if self.repeats not in get_args(Repeats):
+            raise InputError(
+                f"repeats is {self.repeats!r}; accepted are {', '.join(get_args(Repeats))}"
+            )
 
     def _known(self, fitted: Fitted) -> None:
         self.vocabulary_ = fitted.vocabulary

@@ -4,6 +4,7 @@ The folders ``zoo/`` and ``baselines/`` are the registry; there is no list.
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from kt_forecast import zoo
@@ -67,7 +68,7 @@ def find(name: str) -> System | Baseline:
     if name in zoo.names():
         return zoo.load(name)
     if name not in names():
-        raise InputError(unknown(name, names(), "system"))
+        raise InputError(unknown(str(name), names(), "system"))
     module = import_module(f"kt_forecast.baselines.{name}")
     found: System | Baseline = getattr(module, "BASELINE", None) or module.SYSTEM
     return found
@@ -96,8 +97,11 @@ def plan(
         InputError: the word, a key or a value is unknown, or the system may not be used so.
     """
     part = find(system)
-    if history is not None and history < 1:
-        raise InputError(f"history is {history}; accepted are whole numbers from 1, or none")
+    if history is not None and not _is_whole(history, 1):
+        raise InputError(f"history is {history!r}; accepted are whole numbers from 1, or none")
+    if not _is_whole(seed, 0):
+        raise InputError(f"seed is {seed!r}; accepted are whole numbers from 0")
+    history, seed = None if history is None else int(history), int(seed)
     own = part.config.parse(settings or {}, f"settings of {system}")
     if isinstance(part, Baseline):
         for name, given in (("tracing", tracing), ("training", training)):
@@ -112,6 +116,10 @@ def plan(
     loop = TrainingConfig.parse((training or {}) | {"seed": seed}, "training")
     assert isinstance(own, SystemConfig)  # noqa: S101 - what `System.config` promises
     return Plan(system, part, own, task, loop, history, seed)
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def catalogue() -> list[tuple[str, str, str]]:

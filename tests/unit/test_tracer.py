@@ -63,11 +63,30 @@ def test_nothing_is_checked_before_fit():
         ({"training": {"epochz": 2}}, "did you mean 'epochs'"),
         ({"system": "logistic", "training": {"epochs": 2}}, "has no training"),
         ({"history": 0}, "history is 0"),
+        ({"history": True}, "history is True"),
+        ({"seed": -1}, "seed is -1"),
+        ({"valid": 1.0}, r"valid is 1\.0"),
+        ({"valid": -0.1}, "valid is -0"),
+        ({"repeats": "drop"}, "repeats is 'drop'; accepted are auto"),
     ],
 )
 def test_bad_settings_are_named_before_the_table_is_read(parameters, sentence):
     with pytest.raises(InputError, match=sentence):
-        KnowledgeTracer(**parameters).fit("no such table")
+        KnowledgeTracer().set_params(**parameters).fit("no such table")
+
+
+def test_one_student_cannot_train_and_choose(table):
+    one = table.filter(pl.col("student") == 3)
+    with pytest.raises(InputError, match="holds one student"):
+        KnowledgeTracer("item_mean").fit(one)
+    KnowledgeTracer("item_mean").fit(one, table.filter(pl.col("student") == 4))
+
+
+def test_whatever_is_asked_before_fit_names_fit(table):
+    tracer = KnowledgeTracer("item_mean")
+    for ask in (tracer.stream, lambda: tracer.mastery("3"), lambda: tracer.evaluate(table)):
+        with pytest.raises(NotFittedError, match="call fit first"):
+            ask()
 
 
 def test_every_word_of_both_folders_is_reached():
