@@ -125,6 +125,18 @@ def curve(fitted: Fitted) -> tuple[CurveRow, ...]:
     )
 
 
+def objective(fitted: Fitted) -> str:
+    """Return what training lowers, where it is more than the log loss of the responses."""
+    tracer = fitted.tracer
+    weight = tracer.tracing.next_question if tracer is not None else 0.0
+    if tracer is None or tracer.questions.identity is None or not weight:
+        return ""
+    return (
+        "Log loss of the responses plus"
+        f" {'' if weight == 1.0 else f'{weight:g} times '}that of telling which question comes next"
+    )
+
+
 def data(interactions: Interactions, source: str) -> DataFacts:
     """Return what the table holds, with licence and citation where it has a card."""
     card = read_card(source) if source in card_names() else None

@@ -278,6 +278,7 @@ def _finish(
         coin_flip=recipe.coin_flip,
         settings=resolved(recipe, fitted.plan),
         curve=facts.curve(fitted),
+        objective=facts.objective(fitted),
         best_epoch=fitted.best_epoch,
         calibration={name: facts.calibration(one) for name, one in first.items()},
         answers_seen={name: facts.answers_seen(one) for name, one in first.items()},
@@ -346,6 +347,8 @@ def _track(tracker: Tracker, done: Run) -> None:
     tracker.name(done.name)
     track_scores(tracker, record.protocols)
     tracker.tags({"system": record.system.name, "folder": str(done.folder.resolve())})
+    if record.objective:
+        tracker.tags({"train_loss": record.objective})
     if record.verdict is not None:
         tracker.verdict(record.verdict.verdict)
     for name, figure in figures(record).items():
@@ -410,10 +413,12 @@ def _describe(interactions: Interactions, say: Say) -> None:
 
 def _said(say: Say, chosen: Plan) -> Callable[[Epoch], None]:
     metric = chosen.training.metric if chosen.training else ""
+    more = chosen.tracing is not None and chosen.tracing.next_question > 0.0
+    lowered = "objective" if more else "loss"
 
     def tell(epoch: Epoch) -> None:
         say(
-            f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation {metric}"
+            f"epoch {epoch.number}: {lowered} {epoch.loss:.4f}, validation {metric}"
             f" {epoch.metrics[metric]:.4f}, {epoch.seconds:.1f} s"
         )
 

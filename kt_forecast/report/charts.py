@@ -246,11 +246,20 @@ def curves(record: RunRecord) -> Iterator[Picture]:
     names = list(dict.fromkeys(name for row in record.curve for name in row.metrics))
     losses = [name for name in names if metric(name).higher is False and _is_loss(name)]
     rest = [name for name in names if name not in losses]
-    training = ("training", [row.loss for row in record.curve])
-    lines = [training] + [
-        (f"validation {metric(n).label.lower()}", _column(record, n)) for n in losses
-    ]
-    yield _curve(record, "loss", "Loss over training", "mean log loss, nats", lines)
+    training = [("training", [row.loss for row in record.curve])]
+    judged = [(f"validation {metric(n).label.lower()}", _column(record, n)) for n in losses]
+    if record.objective:
+        yield _curve(
+            record,
+            "objective",
+            "Training objective",
+            "objective, nats",
+            training,
+            f"{record.objective}. Not to be compared with log losses.",
+        )
+        training = []
+    if training or judged:
+        yield _curve(record, "loss", "Loss over training", "mean log loss, nats", training + judged)
     shares = [n for n in rest if any(math.isfinite(v) for v in _column(record, n))]
     shares = [n for n in shares if n == HEADLINE] or shares[:1]
     for name in shares:
@@ -273,10 +282,15 @@ def _column(record: RunRecord, name: str) -> list[float]:
 
 
 def _curve(
-    record: RunRecord, name: str, title: str, unit: str, lines: list[tuple[str, list[float]]]
+    record: RunRecord,
+    name: str,
+    title: str,
+    unit: str,
+    lines: list[tuple[str, list[float]]],
+    caption: str = "",
 ) -> Picture:
     epochs = [row.epoch for row in record.curve]
-    colours = (RIVALS[0], MODEL) if len(lines) > 1 else (MODEL if name != "loss" else RIVALS[0],)
+    colours = tuple(RIVALS[0] if label == "training" else MODEL for label, _ in lines)
 
     def draw(figure: "matplotlib.figure.Figure") -> None:
         from matplotlib.ticker import MaxNLocator
@@ -308,7 +322,7 @@ def _curve(
     return Picture(
         name=name,
         title=title,
-        caption="",
+        caption=caption,
         alt=f"{title}, {len(epochs)} epochs: {said}.",
         svg=drawn(NARROW_INCHES, 3.0, draw),
     )

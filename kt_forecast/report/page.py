@@ -59,7 +59,7 @@ def render(record: RunRecord) -> str:
             [p for p in drawn if p.name.startswith(f"scores_{place}_")]
             for place in range(1, len(record.protocols) + 1)
         ],
-        curves=[p for p in drawn if p.name.startswith(("loss", "validation_"))],
+        curves=[p for p in drawn if p.name.startswith(("objective", "loss", "validation_"))],
         settings=list(flat(record.settings)),
         scope=list(flat(record.verdict.scope)) if record.verdict else [],
         changes=changes(record.mastery) if record.mastery else [],

@@ -292,6 +292,7 @@ class RunRecord(_Plain):
         coin_flip: every response was replaced by a fair coin, as a control.
         settings: resolved settings, nested plain values.
         curve: one row an epoch; empty for a model without epochs.
+        objective: what training lowers, where it is more than the log loss of the responses.
         best_epoch: the epoch validation chose.
         calibration: by name of the model or baseline.
         answers_seen: by name of the model or baseline.
@@ -313,6 +314,7 @@ class RunRecord(_Plain):
     coin_flip: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     curve: tuple[CurveRow, ...] = ()
+    objective: str = ""
     best_epoch: int | None = None
     calibration: dict[str, tuple[CalibrationBin, ...]] = field(default_factory=dict)
     answers_seen: dict[str, tuple[SeenBin, ...]] = field(default_factory=dict)

@@ -86,7 +86,8 @@ def test_a_run_leaves_everything_behind(done, recipe, table):
     assert record.settings["model"]["settings"]["layers"] == 1, "defaults are resolved"
     assert len(json.loads((made.folder / TEST_READS).read_text())) == 1
     assert not list((runs / CHECKPOINTS).iterdir()), "a finished run needs no checkpoint"
-    assert any(sentence.startswith("epoch 1") for sentence in said)
+    assert any(sentence.startswith("epoch 1: objective") for sentence in said)
+    assert "which question comes next" in record.objective
     assert find("tiny", runs).record == record
     page = (made.folder / REPORT).read_text()
     assert "tiny" in page
@@ -362,6 +363,7 @@ print(json.dumps([facts, held, p_correct]))
     assert float(facts["metric.full/auc"]) == pytest.approx(scores(made)["auc"].value)
     assert "metric.full/logistic/auc_low" in facts
     assert "metric.train_loss" in facts
+    assert facts["tag.train_loss"] == record.objective
     assert facts["setting.training.epochs"] == "1"
     assert {"figures", "recipe.toml", "report", "settings.json", "split.json"} <= set(held)
     expected = load(made.folder / MODEL).predict_proba(table)["p_correct"].to_numpy()

@@ -35,6 +35,7 @@ from kt_forecast.report import (
     words,
     write,
 )
+from kt_forecast.report.charts import curves
 from kt_forecast.report.heatmap import MASTERY_STEPS, window
 from tests.sample_record import HOSTILE, a_record, score, with_protocol
 
@@ -314,6 +315,21 @@ def test_figures_follow_the_colours_of_the_page_there_and_stand_alone_elsewhere(
     for svg in alone.values():
         assert svg.startswith(b"<?xml")
         assert b"var(--" not in svg
+
+
+def test_an_objective_that_is_no_log_loss_stands_apart():
+    plain, apart = a_record(), a_record(objective="Log loss plus <another>")
+    assert "objective" not in figures(plain)
+    assert "objective" in figures(apart)
+    page = Page(render(apart)).text
+    assert "Training objective" in page
+    assert "Log loss plus <another>. Not to be compared with log losses" in page
+    shown = {picture.name: picture for picture in curves(apart)}
+    assert "validation log loss" in shown["loss"].alt
+    assert "training" not in shown["loss"].alt.partition(":")[2]
+    assert "training from" in shown["objective"].alt
+    whole = {picture.name: picture for picture in curves(plain)}
+    assert "training from" in whole["loss"].alt
 
 
 def test_figures_and_page_are_the_same_to_the_byte():
