@@ -229,6 +229,7 @@ def test_a_bad_table_is_refused_in_one_sentence_and_nothing_is_written(case, tmp
         (("predict", "nothing", "x.csv"), "no run is called 'nothing'"),
         (("report", "nothing"), "no run is called 'nothing'"),
         (("data", "fetch", "nothing"), "nothing"),
+        (("train", "demo", "--device", "gpu"), "device 'gpu' is not here"),
         (("train", "demo", "--no-such-option"), "No such option"),
     ],
 )
@@ -265,6 +266,20 @@ def test_a_place_that_cannot_be_written_to_is_said_in_one_sentence(
     assert "accepted" in sentence
     assert len(sentence.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["way"]
+
+
+def test_a_set_that_a_person_must_fetch_is_said_in_one_sentence(tmp_path):
+    home = tmp_path / "datasets" / "mine"
+    home.mkdir(parents=True)
+    (home / "card.toml").write_text(
+        'title = "Mine"\ndescription = "d"\ntask = "knowledge_tracing"\nlicence = "CC0"\n'
+        'citation = "Me (2020)"\nobtain = "write to me"\n'
+    )
+    told = kt_forecast("data", "fetch", "mine", cwd=tmp_path, check=False)
+    assert told.returncode == 2
+    assert told.stdout == ""
+    assert len(told.stderr.splitlines()) == 1
+    assert "write to me" in told.stderr
 
 
 def test_a_fetched_set_shows_checksum_licence_and_citation(tmp_path):

@@ -6,6 +6,8 @@ import pytest
 import typer
 
 from kt_forecast.cli import app
+from kt_forecast.data.cards import read_card
+from kt_forecast.experiment import Recipe
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -44,6 +46,19 @@ def test_every_recipe_it_names_is_there(words):
     for word in words:
         if word.endswith(".toml") and not word.startswith(MADE_LATER):
             assert (ROOT / word).is_file()
+
+
+def test_the_run_it_repeats_is_the_one_it_made():
+    made = Recipe.parse({"data": {"source": "mine"}}, "train --data mine").title()
+    assert ["kt-forecast", "train", "--data", "mine"] in TYPED
+    assert ["kt-forecast", "train", f"mlruns/runs/{made}/recipe.toml"] in TYPED
+
+
+def test_what_it_fetches_can_be_fetched(monkeypatch):
+    monkeypatch.setenv("KT_FORECAST_DATASETS", str(ROOT / "datasets"))
+    fetched = [words[3] for words in TYPED if words[1:3] == ["data", "fetch"]]
+    assert fetched
+    assert all(read_card(name).files for name in fetched)
 
 
 def test_every_path_it_names_is_there():
