@@ -1,6 +1,7 @@
 """A recipe: the whole flow of one experiment as a typed TOML file that a user copies and edits."""
 
 import tomllib
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -240,7 +241,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: it is not there, or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return dict(_dates_as_text(tomllib.loads(path.read_text(encoding="utf-8"))))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); accepted is a TOML file") from None
     except tomllib.TOMLDecodeError as error:
@@ -269,12 +270,19 @@ def _nested(text: str) -> dict[str, Any]:
     if not (equals and all(parts)):
         raise InputError(f"--set {text!r}: accepted is A.B=C, as in training.epochs=3")
     try:
-        found: Any = tomllib.loads(f"value = {value}")["value"]
+        found: Any = _dates_as_text(tomllib.loads(f"value = {value}")["value"])
     except tomllib.TOMLDecodeError:
         found = value.strip()
     for part in reversed(parts):
         found = {part: found}
     return dict(found)
+
+
+def _dates_as_text(value: Any) -> Any:  # noqa: ANN401
+    """Return TOML's values with its dates as ISO text, which is how settings take them."""
+    if isinstance(value, dict):
+        return {key: _dates_as_text(part) for key, part in value.items()}
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def _without_none(value: Any) -> Any:  # noqa: ANN401

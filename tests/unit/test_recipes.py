@@ -76,6 +76,15 @@ def test_a_split_of_another_kind_takes_the_place_of_the_recipes(kind):
     assert same.split == Recipe.read(shipped("demo")).split
 
 
+def test_a_date_may_stand_without_quotes(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[data]\nsource = 'x'\n[split]\nkind = 'time'\ncut = 2024-01-31\n")
+    recipe = Recipe.read(path)
+    assert recipe.split.cut == "2024-01-31"
+    assert recipe.with_sets(["split.cut=2024-02-01T10:00:00"]).split.cut == "2024-02-01T10:00:00"
+    assert Recipe.parse(tomllib.loads(recipe.to_toml()), "again").split == recipe.split
+
+
 def test_a_table_is_found_here_or_beside_the_recipe(tmp_path, monkeypatch):
     folder = tmp_path / "study"
     folder.mkdir()
