@@ -244,16 +244,27 @@ def report(
 
 
 @app.command()
-def zoo() -> None:
-    """List everything that --system takes: published systems and baselines.
+def zoo(
+    name: Annotated[str | None, typer.Argument(help="One of them, to read all of it.")] = None,
+) -> None:
+    """List everything that --system takes, with what it promises; or show one of them.
 
     \b
-    Example:
+    Examples:
       kt-forecast zoo
+      kt-forecast zoo gpt
     """
-    from kt_forecast.tracer import catalogue
+    from kt_forecast.tracer import catalogue, entry
 
-    _print_table("What --system takes", ("system", "family", "paper"), catalogue())
+    if name is None:
+        columns = ("system", "family", "promises", "paper")
+        _print_table("What --system takes", columns, catalogue())
+        return
+    found = entry(name)
+    for part in ("page", "promises", "paper", "url"):
+        if found[part]:
+            print(found[part] + ("\n" if part == "page" else ""))
+    _print_table(f"Settings of {name}", ("setting", "default", "search space"), found["settings"])
 
 
 @data_app.command("list")

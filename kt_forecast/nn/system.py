@@ -59,6 +59,17 @@ class Promises:
     two_streams: bool
     cost: Cost
 
+    def summary(self) -> str:
+        """Say the promises in a line; T is the length."""
+        cost = self.cost
+        train = f"training {_power(cost.training_flops)}, memory {_power(cost.training_bytes)}"
+        step = f"; streams, a step {_power(cost.step_flops)}, state {_power(cost.state_bytes)}"
+        return f"causal: {self.causality}; {train}{step if self.streaming else ''}"
+
+
+def _power(exponent: int) -> str:
+    return {0: "1", 1: "T"}.get(exponent, f"T^{exponent}")
+
 
 class SystemConfig(Config):
     """Settings every system has.

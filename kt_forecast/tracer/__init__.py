@@ -3,7 +3,7 @@
 from kt_forecast.tracer.estimator import KnowledgeTracer, load
 from kt_forecast.tracer.fitting import Fitted, fit_plan, predict_rows
 from kt_forecast.tracer.streaming import Stream, mastery_over_time
-from kt_forecast.tracer.systems import Plan, catalogue, find, names, plan
+from kt_forecast.tracer.systems import Plan, catalogue, entry, find, names, plan
 
 __all__ = [
     "Fitted",
@@ -11,6 +11,7 @@ __all__ = [
     "Plan",
     "Stream",
     "catalogue",
+    "entry",
     "find",
     "fit_plan",
     "load",

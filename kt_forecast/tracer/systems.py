@@ -3,13 +3,14 @@
 The folders ``zoo/`` and ``baselines/`` are the registry; there is no list.
 """
 
+import sys
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from kt_forecast import zoo
 from kt_forecast.baselines import Baseline
-from kt_forecast.config import Config
+from kt_forecast.config import Config, Range
 from kt_forecast.errors import InputError
 from kt_forecast.nn.system import Paper, System, SystemConfig, modules_in, unknown
 from kt_forecast.tasks.knowledge_tracing import TracingConfig, refuse_illegal
@@ -122,12 +123,47 @@ def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
-def catalogue() -> list[tuple[str, str, str]]:
-    """Return name, family and paper of everything that can be trained."""
+def catalogue() -> list[tuple[str, str, str, str]]:
+    """Return name, family, promises and paper of everything that can be trained."""
     rows = []
     for name in names():
         part = find(name)
-        paper: Paper | None = part.paper
-        cited = f"{paper.authors} {paper.year}: {paper.title}" if paper else ""
-        rows.append((name, part.family if isinstance(part, System) else "baseline", cited))
+        family, promises = "baseline", "causal: fitted on training rows"
+        if isinstance(part, System):
+            family, promises = part.family, part.promises.summary()
+        rows.append((name, family, promises, _cited(part.paper)))
     return rows
+
+
+def entry(name: str) -> dict[str, Any]:
+    """Return all that its file says of one system or baseline.
+
+    Returns:
+        ``page`` (its docstring, with the departures from the paper), ``promises``, ``paper``,
+        ``url``, and ``settings``: name, default and search space of each.
+
+    Raises:
+        InputError: the word reaches nothing; the nearest is suggested.
+    """
+    part = find(name)
+    spaces = part.config.spaces()
+    return {
+        "page": (sys.modules[part.config.__module__].__doc__ or "").strip(),
+        "promises": part.promises.summary() if isinstance(part, System) else "",
+        "paper": _cited(part.paper),
+        "url": part.paper.url if part.paper else "",
+        "settings": [
+            (key, str(field.default), _space(spaces.get(key)))
+            for key, field in part.config.model_fields.items()
+        ],
+    }
+
+
+def _cited(paper: Paper | None) -> str:
+    return f"{paper.authors} {paper.year}: {paper.title}" if paper else ""
+
+
+def _space(space: Range | list[Any] | None) -> str:
+    if isinstance(space, Range):
+        return f"{space.low} to {space.high}" + (", by its logarithm" if space.log else "")
+    return "" if space is None else ", ".join(map(str, space))
