@@ -285,8 +285,8 @@ def folded(protocols: list[Protocol]) -> Protocol:
     return Protocol(
         name=first.name,
         what=first.what,
-        n_interactions=sum(one.n_interactions for one in protocols),
-        n_students=sum(one.n_students for one in protocols),
+        n_interactions=_tested([one.n_interactions for one in protocols]),
+        n_students=_tested([one.n_students for one in protocols]),
         model=_mean([one.model for one in protocols]),
         baselines={
             name: _mean([one.baselines[name] for one in protocols]) for name in first.baselines
@@ -296,6 +296,11 @@ def folded(protocols: list[Protocol]) -> Protocol:
         },
         interval=f"mean and one standard deviation over {len(protocols)} folds",
     )
+
+
+def _tested(numbers: list[int]) -> int:
+    """Return how many were tested in all: published test students are the same in every fold."""
+    return numbers[0] if len(set(numbers)) == 1 else sum(numbers)
 
 
 def _mean(scores: list[dict[str, Score]]) -> dict[str, Score]:
