@@ -11,7 +11,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.experiment import facts, tables
 from kt_forecast.experiment.flow import Say, plans, run_one
 from kt_forecast.experiment.recipe import Recipe
-from kt_forecast.experiment.stored import RECORD, REPORT, Run, home
+from kt_forecast.experiment.stored import RECIPE, RECORD, REPORT, RUNS, Run, find, home
 from kt_forecast.report import render
 from kt_forecast.schema import FOLD, TEST_FOLD
 
@@ -43,14 +43,34 @@ def run(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = print) -
             " 'folds'"
         )
     folder = home(runs, recipe.title())
+    interactions = tables.load(recipe.data)
     done = []
-    for fold in _folds(recipe.split, tables.load(recipe.data)):
+    for fold in _folds(recipe.split, interactions):
         say(f"fold {fold}")
         changes = {"folds": "one", "name": f"{folder.name}-fold{fold}", "split": {"fold": fold}}
-        one = run_one(recipe.changed(changes, "folds"), runs=runs, device=device, say=say)
+        of_fold = recipe.changed(changes, "folds")
+        one = _finished(of_fold, interactions, runs)
+        if one is not None:
+            say("finished before the interruption: taken as it is")
+        else:
+            one = run_one(of_fold, runs=runs, device=device, say=say)
         if one is not None:
             done.append(one)
     return _summary(folder, done) if done else None
+
+
+def _finished(recipe: Recipe, interactions: Interactions, runs: Path) -> Run | None:
+    """Return the run of this fold that an interrupted call left, made as it would be made now."""
+    folder = runs / RUNS / recipe.title()
+    if not (folder / RECORD).is_file() or not (folder / RECIPE).is_file():
+        return None
+    one = find(folder.name, runs)
+    same = (
+        Recipe.read(folder / RECIPE) == recipe
+        and one.record.data.data_hash == interactions.data_hash
+        and one.record.code_version == facts.code()
+    )
+    return one if same else None
 
 
 def _folds(by: ByFolds, interactions: Interactions) -> list[int]:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -211,6 +212,17 @@ def test_every_fold_and_their_mean(recipe, tmp_path):
     assert (made.folder / REPORT).is_file()
     with pytest.raises(InputError, match="tiny-fold0"):
         evaluate("tiny", runs=tmp_path, say=len)
+    # An interrupted call left some folds and no summary; the same call goes on from them.
+    shutil.rmtree(made.folder)
+    shutil.rmtree(folds[2].folder)
+    said = []
+    again = run(every, runs=tmp_path, device="cpu", say=said.append)
+    assert sum("finished before" in line for line in said) == 2
+    assert scores(again)["auc"].value == scores(made)["auc"].value
+    assert {path.name for path in made.folder.parent.iterdir()} == {
+        "tiny",
+        *(f"tiny-fold{number}" for number in range(3)),
+    }
 
 
 @pytest.mark.parametrize(
