@@ -28,7 +28,7 @@ test: lint ## lint, types, import directions and the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 test-all: lint ## as test, with the tests that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m 'not benchmark'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m ''
 
 lint: $(STAMP) ## check style, import directions and types
 	$(BIN)/ruff check .
@@ -40,5 +40,6 @@ fmt: $(STAMP) ## put the style right
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## measure speed and memory; takes minutes
-	$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks
+bench: $(STAMP) ## measure speed and memory against plain loops; takes minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_data.py --rows 20000000
+	$(BIN)/python tests/benchmarks/bench_training.py

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kt_forecast import zoo
+from kt_forecast.data.simulate import Simulation, simulate
 from kt_forecast.data.splits import ByStudents, Role, split
 from kt_forecast.data.tables import load
 from kt_forecast.sequences.batching import Batches, chunks, collate
@@ -44,7 +45,7 @@ def plain(sequences: StudentSequences, steps_per_batch: int) -> DataLoader[Batch
         return Batch(**{**vars(fill), "concepts": concepts})
 
     def stacked(some: list[Batch]) -> Batch:
-        names = [name for name in vars(some[0]) if name != "bundles"]
+        names = [name for name, x in vars(some[0]).items() if isinstance(x, torch.Tensor)]
         tensors = {name: torch.cat([getattr(row, name) for row in some]) for name in names}
         return Batch(**tensors, bundles=False)
 
@@ -71,18 +72,19 @@ def epoch(model: nn.Module, batches: object) -> tuple[float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="sample")
+    parser.add_argument("--data", help="a table or a data set's name; else students are simulated")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--steps-per-batch", type=int, default=8000)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    table = load(options.data)
+    table = load(options.data or simulate(Simulation(students=3000, mean_steps=75)))
     roles = split(table, ByStudents())
     vocabulary = fit_vocabulary(table, roles)
     sequences = build_role(table, vocabulary, roles, Role.TRAIN)
     torch.manual_seed(0)
     system = zoo.load("gpt")
     model = Tracer(system, system.config(width=options.width), TracingConfig(), vocabulary)
+    sequences = model.fit_statistics(sequences)
     loops = {
         "ours": ours(sequences, options.steps_per_batch),
         "plain": plain(sequences, options.steps_per_batch),

@@ -1,7 +1,6 @@
 """Metrics against scikit-learn, brute force and their own promises."""
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -178,11 +177,3 @@ def test_same_seed_same_interval_in_any_block_size(monkeypatch):
     assert whole != metrics.score(a, resamples=50, seed=6)
     monkeypatch.setattr(metrics, "CELLS_AT_ONCE", 7 * len(a.response))
     assert metrics.score(a, resamples=50, seed=5) == whole
-
-
-@pytest.mark.benchmark
-def test_bootstrap_of_a_real_size_takes_seconds():
-    a = rows(n=53_000, students=900, decimals=9)
-    start = time.perf_counter()
-    metrics.score(a, resamples=500)
-    assert time.perf_counter() - start < 10
