@@ -46,7 +46,7 @@ OPTIONS = {
         "--device",
     },
     "report": {"name", "--out", "--runs"},
-    "zoo": set(),
+    "zoo": {"name"},
     "data list": set(),
     "data check": {"file", "--column", "--format", "--separator", "--repeats"},
     "data import": {"file", "--name", "--column", "--format", "--separator", "--repeats", "--to"},
