@@ -163,8 +163,10 @@ SYSTEM = System(
     tracing={
         "scheme": "late",
         "difficulty": "none",
-        "identity": False,
+        "identity": 0,
+        "rates": False,
+        "neighbours": 0,
         "counts": False,
-        "forget_question": 0.0,
+        "next_question": 0.0,
     },
 )

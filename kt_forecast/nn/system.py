@@ -49,7 +49,8 @@ class Promises:
         causality: ``step``: output t depends on steps up to t, as published; ``step by change``:
             so by the change its docstring states; ``window``: output may depend on the whole
             context; ``pretraining``: an objective only.
-        streaming: has ``init_state`` and ``step``, equal to one pass for any partition.
+        streaming: has ``init_state``; any partition into segments, single steps too, equals one
+            pass.
         two_streams: takes a ``query`` stream that reads strictly earlier steps.
         cost: measured growth equals these exponents.
     """

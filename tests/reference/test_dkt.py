@@ -1,9 +1,25 @@
 """DKT against the recurrence of its paper, one cell and one step at a time."""
 
+from dataclasses import replace
+
 import torch
+from contract.systems import VOCABULARY, generic, interactions
 from torch import nn
 
-from kt_forecast.baselines.dkt import DKT, DKTConfig, DKTState
+from kt_forecast.baselines.dkt import DKT, SYSTEM, DKTConfig, DKTState
+from kt_forecast.tasks.knowledge_tracing import Tracer, TracingConfig
+
+
+def test_as_published_it_knows_concepts_and_responses_and_no_question():
+    tracing = TracingConfig.model_validate(SYSTEM.tracing)
+    tracer = generic(Tracer(SYSTEM, DKTConfig(width=8), tracing, VOCABULARY)).eval()
+    batch = interactions(2, 9)
+    logits, _ = tracer(batch)
+    other, _ = tracer(replace(batch, question=(batch.question + 1) % 10))
+    assert torch.equal(other, logits)
+    answered, _ = tracer(replace(batch, response=1 - batch.response))
+    assert not torch.equal(answered, logits)
+    assert [name for name, _ in tracer.named_buffers()] == []
 
 
 def test_equals_a_loop_of_cells_that_skips_padding_and_starts_afresh():
