@@ -68,3 +68,15 @@ AUC = "auc"
 AUC_LOW = "auc_low"
 AUC_HIGH = "auc_high"
 """Area under the ROC curve and the ends of its interval."""
+
+UNIQUE_ID = "unique_id"
+"""Name of a series in a long table."""
+
+DS = "ds"
+"""Stamp of a value: a date, a moment, or an integer."""
+
+Y = "y"
+"""Value of a series, in its own unit."""
+
+CUTOFF = "cutoff"
+"""Stamp of the last value that a forecast could read."""

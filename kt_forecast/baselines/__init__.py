@@ -15,6 +15,8 @@ import numpy.typing as npt
 from kt_forecast.config import Config
 from kt_forecast.nn.system import Paper, System, modules_in, named
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
+from kt_forecast.sequences.series import Forecast, SeriesSet, WindowBatch, WindowShape
+from kt_forecast.sequences.windows import Origins
 
 
 @runtime_checkable
@@ -46,19 +48,51 @@ class FittedBaseline(Protocol):
         ...
 
 
+@runtime_checkable
+class FittedForecaster(Protocol):
+    """A forecasting baseline that is fitted once, with no gradient steps.
+
+    Attributes:
+        context: steps that it looks back on, once it is fitted.
+    """
+
+    context: int
+
+    def fit(
+        self, series: SeriesSet, train: Origins, valid: Origins | None, shape: WindowShape
+    ) -> Self:
+        """Learn from the windows of ``train``; those of ``valid`` may choose, never teach."""
+        ...
+
+    def predict(self, batch: WindowBatch) -> Forecast:
+        """Return what is predicted for the steps ahead, read from ``batch.window`` alone."""
+        ...
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return everything learned, by name."""
+        ...
+
+    def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> Self:
+        """Take what `arrays` returned."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
     """What a fitted baseline's file exports as ``BASELINE``.
 
     Attributes:
         config: its settings, with search spaces beside the fields.
-        build: makes the unfitted baseline from the settings.
-        paper: where it comes from.
+        build: makes the unfitted baseline from the settings: a `FittedBaseline`, or a
+            `FittedForecaster`.
+        paper: where it comes from; None for what needs no paper.
+        task: what it predicts.
     """
 
     config: type[Config]
-    build: Callable[[Any], FittedBaseline]
-    paper: Paper
+    build: Callable[[Any], Any]
+    paper: Paper | None
+    task: Literal["knowledge_tracing", "forecasting"] = "knowledge_tracing"
 
 
 def names() -> list[str]:

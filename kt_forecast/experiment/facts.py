@@ -191,8 +191,10 @@ def system(fitted: Fitted) -> SystemFacts:
     )
 
 
-def citation(paper: Paper) -> Citation:
+def citation(paper: Paper | None) -> Citation:
     """Return a paper as the report cites it."""
+    if paper is None:
+        return Citation(title="")
     return Citation(title=paper.title, authors=paper.authors, year=paper.year, url=paper.url)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kt_forecast.config import Config
 from kt_forecast.errors import InputError
+from kt_forecast.sequences.series import WindowShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,11 @@ class SystemConfig(Config):
 
     width: int = 64
 
+    @property
+    def leak(self) -> str:
+        """How these settings read later steps, in a few words; empty where they do not."""
+        return ""
+
 
 class State:
     """Base of a system's streaming state: a frozen dataclass of tensors, states and tuples."""
@@ -148,18 +154,28 @@ class System:
     Attributes:
         family: group in the printed catalogue.
         config: its settings, with search spaces beside the fields.
-        build: makes the module from the settings.
         paper: where it comes from.
         promises: what it is held to.
+        build: makes the mixer of steps from the settings; None for a system that is a whole
+            network and serves forecasts only.
+        network: makes the whole network from the settings and the shape of the windows; it maps a
+            `Window` to one number for each series, step ahead and output. None for a mixer.
         tracing: settings of the knowledge-tracing task it was published with, by field name.
+        forecasting: settings of the forecasting task it was published with, by field name.
     """
 
     family: str
     config: type[SystemConfig]
-    build: Callable[[Any], nn.Module]
     paper: Paper
     promises: Promises
+    build: Callable[[Any], nn.Module] | None = None
+    network: Callable[[Any, WindowShape], nn.Module] | None = None
     tracing: dict[str, Any] | None = None
+    forecasting: dict[str, Any] | None = None
+
+    def is_network(self, settings: SystemConfig) -> bool:
+        """Return whether these settings ask for the whole network, not for the mixer."""
+        return self.build is None or bool(getattr(settings, "published", False))
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401

@@ -104,6 +104,7 @@ class Tracer(nn.Module):
         settings: the system's own settings.
         tracing: the task's settings.
         vocabulary: the names known from training rows; fixes the sizes.
+        unlawful: build a system whose settings leak, to show that they do; never to predict.
 
     Raises:
         InputError: the system is not step-causal, or cannot take the scheme.
@@ -115,9 +116,13 @@ class Tracer(nn.Module):
         settings: SystemConfig,
         tracing: TracingConfig,
         vocabulary: Vocabulary,
+        *,
+        unlawful: bool = False,
     ) -> None:
         super().__init__()
-        refuse_illegal(system, tracing)
+        if not unlawful:
+            refuse_illegal(system, settings, tracing)
+        assert system.build is not None  # noqa: S101 - a whole network is refused above
         width = settings.width
         self.scheme = tracing.scheme
         self.tracing = tracing
@@ -285,17 +290,19 @@ def _tallies(state: TracerState | None) -> tuple[Tally, Tally, Tensor] | None:
     return state.closed, state.all, state.event
 
 
-def refuse_illegal(system: System, tracing: TracingConfig) -> None:
+def refuse_illegal(system: System, settings: SystemConfig, tracing: TracingConfig) -> None:
     """Refuse a system that may not be used for knowledge tracing, or not in this scheme.
 
     Raises:
-        InputError: it is not step-causal, or takes no query stream.
+        InputError: it is not step-causal, leaks with these settings, or takes no query stream.
     """
     causality = system.promises.causality
-    if causality not in {"step", "step by change"}:
+    if causality not in {"step", "step by change"} or system.build is None:
         raise InputError(
             f"knowledge tracing needs a step-causal system, this one promises {causality!r}"
         )
+    if settings.leak:
+        raise InputError(f"{settings.leak}; knowledge tracing accepts the system without that")
     if tracing.scheme == "two_stream" and not system.promises.two_streams:
         raise InputError(
             "the system takes no query stream; scheme may be 'shifted', 'alternating' or 'late'"

@@ -113,9 +113,9 @@ def plan(
                 )
         return Plan(system, part, own, None, None, history, seed)
     task = TracingConfig.parse((part.tracing or {}) | (tracing or {}), f"tracing of {system}")
-    refuse_illegal(part, task)
-    loop = TrainingConfig.parse((training or {}) | {"seed": seed}, "training")
     assert isinstance(own, SystemConfig)  # noqa: S101 - what `System.config` promises
+    refuse_illegal(part, own, task)
+    loop = TrainingConfig.parse((training or {}) | {"seed": seed}, "training")
     return Plan(system, part, own, task, loop, history, seed)
 
 

@@ -22,7 +22,7 @@ def systems() -> dict[str, System]:
     for package in ("kt_forecast.zoo", "kt_forecast.baselines"):
         for name in modules_in(package):
             system = getattr(import_module(f"{package}.{name}"), "SYSTEM", None)
-            if system is not None:
+            if system is not None and system.build is not None:
                 found[name] = system
     return found
 
