@@ -175,5 +175,5 @@ def test_same_seed_same_interval_in_any_block_size(monkeypatch):
     whole = metrics.score(a, resamples=50, seed=5)
     assert whole == metrics.score(a, resamples=50, seed=5)
     assert whole != metrics.score(a, resamples=50, seed=6)
-    monkeypatch.setattr(metrics, "CELLS_AT_ONCE", 7 * len(a.response))
+    monkeypatch.setattr(metrics.tracing, "CELLS_AT_ONCE", 7 * len(a.response))
     assert metrics.score(a, resamples=50, seed=5) == whole
