@@ -72,6 +72,7 @@ class WindowShape:
         outputs: numbers that the network gives for each step ahead: one, or one a quantile or
             parameter of a distribution.
         season: steps of the cycle.
+        gaps: whether values may be missing, so that a network should be told which are real.
     """
 
     context: int
@@ -82,6 +83,7 @@ class WindowShape:
     static: int = 0
     outputs: int = 1
     season: int = 1
+    gaps: bool = False
 
 
 @dataclass(frozen=True)

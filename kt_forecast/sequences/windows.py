@@ -96,21 +96,29 @@ def gather(
     begin = torch.from_numpy(row - context)
     channel, begin = channel.to(device), begin.to(device)
     steps = begin[:, None] + torch.arange(context + horizon, device=device)
-    index = series.start[channel][:, :, None] + steps.clamp_min(0)[:, None]
-    real: Tensor | None = None
-    if series.observed is not None:
-        real = series.observed[index]
-    if int((row - context).min(initial=0)) < 0:
-        inside = (steps >= 0)[:, None].expand(index.shape)
+    place = series.start[channel] + begin[:, None]
+    padded = int((row - context).min(initial=0)) < 0
+    index = series.start[channel][:, :, None] + steps.clamp_min(0)[:, None] if padded else None
+
+    def read(rows: Tensor) -> Tensor:
+        """Return the windows of an array: those within a series are rows of a view of it."""
+        if index is not None:
+            return rows[index]
+        found = rows.unfold(0, context + horizon, 1)[place]
+        return found if rows.ndim == 1 else found.mT
+
+    real = None if series.observed is None else read(series.observed)
+    if padded:
+        inside = (steps >= 0)[:, None].expand(-1, channel.shape[1], -1)
         real = inside if real is None else real & inside
-    known = series.known[index]
+    known = read(series.known)
     if series.clock.shape[1]:
         ticks = series.tick[channel][:, :, None] + steps[:, None]
         known = torch.cat([known, series.clock[ticks.clamp_min(0)]], -1)
     return WindowBatch(
-        values=series.values[index],
+        values=read(series.values),
         real=real,
-        past=series.past[index],
+        past=read(series.past),
         known=known,
         static=series.static[channel],
         series=channel,

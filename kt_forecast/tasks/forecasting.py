@@ -1,0 +1,490 @@
+"""Forecasting as a task: which information is legal when, and how any system is put to it.
+
+A forecast for an origin may read values up to the origin, static facts, and covariates declared
+known in advance; past-only covariates stop at the origin. What comes after has no place in
+`Window`, which is all that a network is given.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from kt_forecast.config import Config, Range, tunable
+from kt_forecast.errors import InputError
+from kt_forecast.nn.system import System, SystemConfig
+from kt_forecast.sequences.series import Forecast, Window, WindowBatch, WindowShape
+
+Output = Literal["point", "quantile", "student_t"]
+Loss = Literal["mse", "mae", "huber", "pinball", "crps", "nll"]
+LOSSES: dict[Output, tuple[Loss, ...]] = {
+    "point": ("mse", "mae", "huber"),
+    "quantile": ("pinball", "crps"),
+    "student_t": ("nll",),
+}
+STEP_CAUSAL = ("step", "step by change")
+EPSILON = 1e-5
+OWN_WIDTH = 8
+"""Numbers that a step ahead has of its own where it meets covariates known in advance."""
+JOIN_WIDTH = 32
+LEAST_FREEDOM = 2.0
+"""A Student-t with fewer degrees of freedom has no variance."""
+FIRST_FREEDOM = 2.0
+
+
+class ForecastingConfig(Config):
+    """Settings of the forecasting task.
+
+    Attributes:
+        context: steps that a forecast looks back on.
+        horizon: steps ahead.
+        normalisation: what a window's values are measured from: nothing; its last value; its mean
+            and spread (reversible instance normalisation, Kim et al. 2022). With ``dense``, the
+            mean and spread of the values up to each origin.
+        patch: steps in one token of a system that mixes steps.
+        mixing: whether a token, or the network, takes all series of an aligned table at once.
+        dense: forecast from the end of every patch of a window, for systems whose step t reads
+            nothing after t; else from the end of the window only.
+        output: what is predicted for a step ahead: a number, quantiles, or a Student-t
+            distribution.
+        levels: of the quantiles; one of them is the median.
+        loss: what training lowers.
+        linear: add one linear map from the context to the horizon beside a system that mixes steps.
+        covariates: read the covariates, past, future and static.
+        calendar: read the calendar of the stamps as covariates known in advance.
+        dropout: probability of dropping a number of a token, and of the head's input.
+        windows_per_batch: windows of a batch.
+        windows_per_epoch: windows of an epoch; None for all.
+        stride: rows between two training windows.
+    """
+
+    context: int = tunable(336, (96, 192, 336, 512, 720), ge=1)
+    horizon: int = Field(96, ge=1)
+    normalisation: Literal["none", "last", "window"] = tunable("window", ("none", "last", "window"))
+    patch: int = tunable(16, (4, 8, 12, 16, 24, 48), ge=1)
+    mixing: bool = False
+    dense: bool = False
+    output: Output = "point"
+    levels: tuple[float, ...] = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
+    loss: Loss = tunable("mse", ("mse", "mae", "huber"))
+    linear: bool = tunable(default=False, space=(False, True))
+    covariates: bool = True
+    calendar: bool = False
+    dropout: float = tunable(0.0, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
+    windows_per_batch: int = tunable(256, (32, 64, 128, 256, 512), ge=1)
+    windows_per_epoch: int | None = Field(None, ge=1)
+    stride: int = Field(1, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_of_output(cls, given: Any) -> Any:  # noqa: ANN401
+        """Let the output choose its own loss where none is named."""
+        if isinstance(given, dict) and "loss" not in given and given.get("output") in LOSSES:
+            return given | {"loss": LOSSES[given["output"]][0]}
+        return given
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.loss not in LOSSES[self.output]:
+            raise ValueError(
+                f"loss {self.loss!r} does not train output {self.output!r}; accepted for it: "
+                f"{', '.join(LOSSES[self.output])}"
+            )
+        rising = all(a < b for a, b in zip(self.levels, self.levels[1:], strict=False))
+        inside = all(0.0 < level < 1.0 for level in self.levels)
+        if not (rising and inside and 0.5 in self.levels):
+            raise ValueError(
+                f"levels {self.levels} must rise, lie between 0 and 1 and hold the median, 0.5"
+            )
+        if self.dense and self.linear:
+            raise ValueError("linear reads the whole context; it goes with dense = false")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a network gives for each step ahead."""
+        return {"point": 1, "quantile": len(self.levels), "student_t": 2}[self.output]
+
+
+def refuse_unfit(system: System, settings: SystemConfig, task: ForecastingConfig) -> None:
+    """Refuse a system that cannot be trained so.
+
+    Raises:
+        InputError: it is asked to forecast from every patch, and reads later ones.
+    """
+    if not task.dense:
+        return
+    if system.is_network(settings) or system.promises.causality not in STEP_CAUSAL:
+        raise InputError(
+            "dense = true forecasts from every patch, for which each may read earlier ones only;"
+            " this system reads the whole window: accepted is dense = false"
+        )
+    if settings.leak:
+        raise InputError(f"{settings.leak}; accepted is dense = false")
+
+
+class SeriesForecaster(nn.Module):
+    """Normalises windows, lets a system read them, and predicts the steps ahead.
+
+    Args:
+        system: the mixer of steps, or the whole network.
+        settings: the system's own settings.
+        task: the task's settings.
+        shape: what the windows hold; context, horizon and outputs are the task's.
+
+    Raises:
+        InputError: the system cannot be trained so.
+    """
+
+    def __init__(
+        self, system: System, settings: SystemConfig, task: ForecastingConfig, shape: WindowShape
+    ) -> None:
+        super().__init__()
+        refuse_unfit(system, settings, task)
+        self.task = task
+        self.context = task.context
+        self.shape = _read_shape(task, shape)
+        self.is_patched = not system.is_network(settings)
+        self.network: Any
+        if self.is_patched:
+            assert system.build is not None  # noqa: S101 - what `is_network` says
+            self.network = Patches(system.build(settings), settings.width, task, self.shape)
+        else:
+            assert system.network is not None  # noqa: S101 - a system has the one or the other
+            self.network = system.network(settings, self.shape)
+        self.median = task.levels.index(0.5)
+        self.freedom: Tensor | None = None
+        if task.output == "student_t":
+            self.freedom = nn.Parameter(torch.full((task.horizon,), FIRST_FREEDOM))
+        self.linear: nn.Linear | None = None
+        if task.linear:
+            self.linear = nn.Linear(task.context, task.horizon)
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
+
+    def forward(
+        self, window: Window, *, every: bool = False
+    ) -> Float[Tensor, "batch channels origin horizon outputs"]:
+        """Return the outputs for the steps ahead, in the units of the context.
+
+        Args:
+            window: may be longer than the context; its last steps are read.
+            every: from the end of every patch, where the task is dense; else of the window only.
+        """
+        window = self._read(window)
+        shift, spread = self._measured(window)
+        if self.is_patched:
+            raw = self._patches(window, shift, spread, every=every)
+        else:
+            raw = self.network(replace(window, context=(window.context - shift) / spread))
+            raw = raw[:, :, None]
+        if self.linear is not None:
+            scaled = (window.context - shift) / spread
+            raw = raw + self.linear(scaled)[:, :, None, :, None]
+        if not every:
+            shift, spread = shift[..., -1:], spread[..., -1:]
+        return self._outputs(
+            raw.float(), shift[..., None, None].float(), spread[..., None, None].float()
+        )
+
+    def loss(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+        """Return the summed loss of the steps ahead that have a value, and their number.
+
+        From every patch where the task is dense: the steps ahead of each are a view.
+        """
+        out = self(batch.window, every=self.task.dense)
+        length = self.context + self.task.horizon
+        target = _ahead(batch.values[..., -length:], self.task, out.shape[2])
+        scored = None
+        if batch.real is not None:
+            real = batch.real[..., -length:]
+            begun = real[..., : self.context].cumsum(-1) > 0
+            ends = _patched(begun, self.task.patch)[..., -out.shape[2] :, -1:]
+            scored = _ahead(real, self.task, out.shape[2]) & ends
+        return self._losses(out, target.float(), scored)
+
+    def predict(self, batch: WindowBatch) -> Forecast:
+        """Return what is predicted for the steps ahead of each window."""
+        out = self(batch.window)[:, :, 0]
+        if self.task.output == "point":
+            return Forecast(out[..., 0])
+        if self.task.output == "quantile":
+            return Forecast(out[..., self.median], out, self.task.levels)
+        return Forecast(out[..., 0], self._student_quantiles(out), self.task.levels)
+
+    def _read(self, window: Window) -> Window:
+        """Return the part of a window that the settings let the network read."""
+        length = self.context
+        both = length + self.task.horizon
+        real = None if window.real is None else window.real[..., -length:]
+        some = slice(None) if self.task.covariates else slice(0, 0)
+        return Window(
+            context=window.context[..., -length:],
+            real=real,
+            past=window.past[:, :, -length:, some],
+            known=window.known[:, :, -both:, some],
+            static=window.static[..., some],
+        )
+
+    def _measured(
+        self, window: Window
+    ) -> tuple[Float[Tensor, "batch channels origin"], Float[Tensor, "batch channels origin"]]:
+        """Return what values are measured from and by: for the window, or at each patch's end.
+
+        A patch's own are made of the values up to its end, so that nothing later can be read off.
+        """
+        task, context = self.task, window.context
+        values = _patched(context, task.patch) if task.dense else context[..., None, :]
+        last = values[..., -1]
+        if task.normalisation == "none":
+            return torch.zeros_like(last), torch.ones_like(last)
+        if task.normalisation == "last":
+            return last, torch.ones_like(last)
+        weight = torch.ones_like(context) if window.real is None else window.real.to(context)
+        # The patch that fills up the window on the left is no value.
+        weight = _patched(weight, task.patch, fill=0.0) if task.dense else weight[..., None, :]
+        count = weight.sum(-1).cumsum(-1).clamp_min(1.0)
+        mean = (values * weight).sum(-1).cumsum(-1) / count
+        square = (values.square() * weight).sum(-1).cumsum(-1) / count
+        return mean, (square - mean.square()).clamp_min(0.0).add(EPSILON).sqrt()
+
+    def _patches(self, window: Window, shift: Tensor, spread: Tensor, *, every: bool) -> Tensor:
+        """Return the outputs of the mixed patches; channels that are not mixed are rows."""
+        if self.task.mixing:
+            return self.network(window, shift, spread, every=every)
+        channels = window.context.shape[1]
+        rows = Window(
+            context=_as_rows(window.context),
+            real=None if window.real is None else _as_rows(window.real),
+            past=_as_rows(window.past),
+            known=_as_rows(window.known),
+            static=_as_rows(window.static),
+        )
+        raw = self.network(rows, _as_rows(shift), _as_rows(spread), every=every)
+        return raw.squeeze(1).unflatten(0, (-1, channels))
+
+    def _outputs(self, raw: Tensor, shift: Tensor, spread: Tensor) -> Tensor:
+        """Return outputs in the units of the context; quantiles rise, scales are positive."""
+        if self.task.output == "point":
+            return raw * spread + shift
+        if self.task.output == "student_t":
+            scale = (F.softplus(raw[..., 1:]) + EPSILON) * spread
+            return torch.cat([raw[..., :1] * spread + shift, scale], -1)
+        middle = raw[..., self.median : self.median + 1]
+        below = F.softplus(raw[..., : self.median]).flip(-1).cumsum(-1).flip(-1)
+        above = F.softplus(raw[..., self.median + 1 :]).cumsum(-1)
+        return torch.cat([middle - below, middle, middle + above], -1) * spread + shift
+
+    def _losses(self, out: Tensor, target: Tensor, scored: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the summed loss of scored steps, and their number."""
+        each = self._each(out, target)
+        if scored is None:
+            return each.sum(), each.new_tensor(float(each.numel()))
+        return (each * scored).sum(), scored.expand(each.shape).sum().to(each.dtype)
+
+    def _each(self, out: Tensor, target: Tensor) -> Tensor:
+        name = self.task.loss
+        if name == "mse":
+            return (out[..., 0] - target).square()
+        if name == "mae":
+            return (out[..., 0] - target).abs()
+        if name == "huber":
+            return F.huber_loss(out[..., 0], target, reduction="none")
+        if name == "nll":
+            return self._negative_log_likelihood(out, target)
+        levels = out.new_tensor(self.task.levels)
+        error = target[..., None] - out
+        pinball = torch.maximum(levels * error, (levels - 1.0) * error).mean(-1)
+        # Twice the mean pinball loss is the ranked probability score over the levels.
+        return 2.0 * pinball if name == "crps" else pinball
+
+    def _degrees(self) -> Tensor:
+        assert self.freedom is not None  # noqa: S101 - made where the output is a Student-t
+        return LEAST_FREEDOM + F.softplus(self.freedom)
+
+    def _negative_log_likelihood(self, out: Tensor, target: Tensor) -> Tensor:
+        freedom, scale = self._degrees(), out[..., 1]
+        z = (target - out[..., 0]) / scale
+        log_norm = (
+            torch.lgamma((freedom + 1) / 2)
+            - torch.lgamma(freedom / 2)
+            - 0.5 * torch.log(freedom * torch.pi)
+        )
+        return 0.5 * (freedom + 1) * torch.log1p(z.square() / freedom) + scale.log() - log_norm
+
+    def _student_quantiles(self, out: Tensor) -> Tensor:
+        from scipy.stats import t
+
+        freedom = self._degrees().detach().double().cpu().numpy()
+        unit = t.ppf(np.array(self.task.levels)[None], freedom[:, None])
+        return out[..., :1] + out[..., 1:] * torch.from_numpy(unit).to(out)
+
+
+class Patches(nn.Module):
+    """Turns stretches of a series into tokens, mixes them, and predicts from them.
+
+    A token holds the values of its patch, the covariates of its steps and, where normalisation
+    moves from origin to origin, how it moved.
+
+    Args:
+        mixer: lets tokens read earlier ones.
+        width: numbers of a token.
+        task: the task's settings.
+        shape: what the windows hold.
+    """
+
+    def __init__(
+        self, mixer: nn.Module, width: int, task: ForecastingConfig, shape: WindowShape
+    ) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.task = task
+        self.shape = shape
+        per_step = 1 + shape.past + shape.known + shape.gaps
+        per_token = task.patch * per_step + (2 if task.dense else 0)
+        self.embed = nn.Linear(shape.channels * per_token, width)
+        self.facts = nn.Linear(shape.channels * shape.static, width) if shape.static else None
+        self.dropout = nn.Dropout(task.dropout)
+        tokens = 1 if task.dense else -(-task.context // task.patch)
+        self.head = Head(tokens * width, shape)
+
+    def forward(
+        self,
+        window: Window,
+        shift: Float[Tensor, "batch channels origin"],
+        spread: Float[Tensor, "batch channels origin"],
+        *,
+        every: bool,
+    ) -> Float[Tensor, "batch channels predicted horizon outputs"]:
+        """Return the outputs of the last origin, or of every patch's end.
+
+        Args:
+            window: its channels share a token.
+            shift: what values are measured from.
+            spread: and by.
+            every: from every patch's end.
+        """
+        x = self.embed(self._tokens(window, shift, spread).transpose(1, 2).flatten(2))
+        if self.facts is not None:
+            x = x + self.facts(window.static.flatten(1))[:, None]
+        valid = None
+        if window.real is not None:
+            begun = window.real.any(1).cumsum(-1) > 0
+            valid = _patched(begun, self.task.patch)[..., -1]
+        y, _ = self.mixer(self.dropout(x), valid=valid)
+        if valid is not None:
+            y = y * valid[..., None]
+        if not self.task.dense:
+            y = y.flatten(1)[:, None]
+        elif not every:
+            y = y[:, -1:]
+        known = None
+        if self.shape.known:
+            known = _ahead(window.known.mT, self.task, y.shape[1]).movedim(2, -1)
+        return self.head(self.dropout(y), known)
+
+    def _tokens(self, window: Window, shift: Tensor, spread: Tensor) -> Tensor:
+        """Return what each token holds of each channel."""
+        size, context = self.task.patch, window.context
+        parts = [(_patched(context, size) - shift[..., None]) / spread[..., None]]
+        if self.task.dense:
+            before = torch.cat([shift[..., :1], shift[..., :-1]], -1)
+            scale = torch.cat([spread[..., :1], spread[..., :-1]], -1)
+            parts.append(torch.stack([(shift - before) / spread, (spread / scale).log()], -1))
+        if self.shape.gaps:
+            real = torch.ones_like(context) if window.real is None else window.real.to(context)
+            parts.append(_patched(real, size, fill=0.0))
+        known = window.known[:, :, : context.shape[-1]]
+        parts.extend(
+            _patched(covariates.mT, size).transpose(2, 3).flatten(3)
+            for covariates in (window.past, known)
+            if covariates.shape[-1]
+        )
+        return torch.cat(parts, -1)
+
+
+class Head(nn.Module):
+    """Predicts all steps ahead of each origin from one vector.
+
+    Covariates known in advance are read at the step ahead that they belong to: a linear map gives
+    each step some numbers of its own, and a small network joins them with the covariates.
+
+    Args:
+        width: numbers in an origin's vector.
+        shape: what the windows hold.
+    """
+
+    def __init__(self, width: int, shape: WindowShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.out = nn.Linear(width, shape.channels * shape.horizon * shape.outputs)
+        self.own: nn.Linear | None = None
+        if shape.known:
+            self.own = nn.Linear(width, shape.channels * shape.horizon * OWN_WIDTH)
+            self.join = nn.Linear(OWN_WIDTH + shape.known, JOIN_WIDTH)
+            self.joined = nn.Linear(JOIN_WIDTH, shape.outputs)
+
+    def forward(
+        self,
+        y: Float[Tensor, "batch origin width"],
+        known: Float[Tensor, "batch channels origin horizon known"] | None,
+    ) -> Float[Tensor, "batch channels origin horizon outputs"]:
+        """Return the outputs of each step ahead."""
+        out = self._ahead(self.out(y), self.shape.outputs)
+        if self.own is not None and known is not None:
+            own = torch.cat([self._ahead(self.own(y), OWN_WIDTH), known], -1)
+            out = out + self.joined(F.gelu(self.join(own), approximate="tanh"))
+        return out
+
+    def _ahead(self, flat: Tensor, size: int) -> Tensor:
+        shape = (self.shape.channels, self.shape.horizon, size)
+        return flat.unflatten(-1, shape).transpose(1, 2)
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    """Return a tensor whose channels are rows of one channel."""
+    return x.flatten(0, 1)[:, None]
+
+
+def _read_shape(task: ForecastingConfig, shape: WindowShape) -> WindowShape:
+    """Return the shape of what the network is given."""
+    shape = replace(
+        shape,
+        context=task.context,
+        horizon=task.horizon,
+        outputs=task.outputs,
+        channels=shape.channels if task.mixing else 1,
+    )
+    return shape if task.covariates else replace(shape, past=0, known=0, static=0)
+
+
+def _patched(x: Tensor, size: int, *, fill: float | None = None) -> Tensor:
+    """Return the last axis as patches that end where it ends.
+
+    Args:
+        x: values, oldest first.
+        size: steps of a patch.
+        fill: what fills up the first patch on the left; its first value by default.
+    """
+    missing = -x.shape[-1] % size
+    if missing:
+        left = x[..., :1] if fill is None else torch.full_like(x[..., :1], fill)
+        x = torch.cat([left.expand(*x.shape[:-1], missing), x], -1)
+    return x.unflatten(-1, (-1, size))
+
+
+def _ahead(values: Tensor, task: ForecastingConfig, origins: int) -> Tensor:
+    """Return the steps ahead of the last origins, one patch apart, as a view.
+
+    Args:
+        values: context and steps ahead, in the last axis.
+        task: names their sizes.
+        origins: how many.
+    """
+    first = task.context - (origins - 1) * task.patch
+    return values[..., first:].unfold(-1, task.horizon, task.patch)
