@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kt_forecast.report.record import RunRecord, Score
+from kt_forecast.report.kinds import AnyRecord
+from kt_forecast.report.record import Score
 from kt_forecast.report.words import baselines_by_score, shown
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def written(name: str, longest: int = NAME_LENGTH) -> str:
     return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
 
 
-def series(record: RunRecord, names: Collection[str]) -> list[tuple[str, str, str]]:
+def series(record: AnyRecord, names: Collection[str]) -> list[tuple[str, str, str]]:
     """Return name, colour and marker: the model, then the baselines from best to worst."""
     order = baselines_by_score(record.protocols[0]) if record.protocols else []
     rivals = [n for n in order if n in names]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kt_forecast.report.drawing import WIDE_INCHES, Picture, drawn, legend, written
-from kt_forecast.report.record import Mastery
+from kt_forecast.report.tracing import Mastery
 from kt_forecast.report.words import count, percent, shown
 
 if TYPE_CHECKING:

@@ -9,11 +9,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kt_forecast.report import words
-from kt_forecast.report.charts import seen_label
 from kt_forecast.report.drawing import BAND, INK, LINES, MODEL, MUTED, PAPER, RIVALS, Picture
+from kt_forecast.report.forecasting import ForecastProtocol, ForecastRecord
 from kt_forecast.report.gallery import pictures
+from kt_forecast.report.headlines import headline
 from kt_forecast.report.heatmap import changes
-from kt_forecast.report.record import Protocol, RunRecord, Score
+from kt_forecast.report.kinds import AnyProtocol, AnyRecord
+from kt_forecast.report.readings import FORECASTING, TRACING
+from kt_forecast.report.record import Score
+from kt_forecast.report.students import seen_label
+from kt_forecast.report.tracing import RunRecord
 
 THEME = {
     PAPER: "--paper",
@@ -26,8 +31,14 @@ THEME = {
 }
 """Colours of the figures that the page replaces by its own, so that they follow light and dark."""
 
+TEMPLATES = {
+    RunRecord.TASK: "tracing.html.jinja",
+    ForecastRecord.TASK: "forecasting.html.jinja",
+}
+PROBABILITY_DIGITS = 4
 
-def render(record: RunRecord) -> str:
+
+def render(record: AnyRecord) -> str:
     """Return the report as one HTML document without scripts or outside references."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -47,29 +58,41 @@ def render(record: RunRecord) -> str:
         "interval": words.interval,
         "tight": words.tight,
     }
+    return environment.get_template(TEMPLATES[record.TASK]).render(**content(record))
+
+
+def content(record: AnyRecord) -> dict[str, Any]:
+    """Return everything that the templates name."""
     drawn = pictures(record)
-    return environment.get_template("page.html.jinja").render(
-        record=record,
-        words=words,
-        verdict=words.verdict_word(record),
-        tables=[table(record, protocol) for protocol in record.protocols],
-        pictures={picture.name: picture for picture in drawn},
-        inline={picture.name: inline(picture) for picture in drawn},
-        panels=[
+    first = record.protocols[0] if record.protocols else None
+    found = {
+        "record": record,
+        "words": words,
+        "headline": headline(record),
+        "verdict": words.verdict_word(record),
+        "first": first,
+        "rival": words.best_baseline(first) if first else None,
+        "tables": [table(record.system.name, protocol) for protocol in record.protocols],
+        "pictures": {picture.name: picture for picture in drawn},
+        "inline": {picture.name: inline(picture) for picture in drawn},
+        "panels": [
             [p for p in drawn if p.name.startswith(f"scores_{place}_")]
             for place in range(1, len(record.protocols) + 1)
         ],
-        curves=[p for p in drawn if p.name.startswith(("objective", "loss", "validation_"))],
-        settings=list(flat(record.settings)),
-        scope=list(flat(record.verdict.scope)) if record.verdict else [],
-        changes=changes(record.mastery) if record.mastery else [],
-        seen_label=seen_label,
-        link=link,
-        absent=Score(value=float("nan")),
-    )
+        "curves": [p for p in drawn if p.name.startswith(("objective", "loss", "validation_"))],
+        "settings": list(flat(record.settings)),
+        "scope": list(flat(record.verdict.scope)) if record.verdict else [],
+        "link": link,
+        "absent": Score(value=float("nan")),
+    }
+    if isinstance(record, RunRecord):
+        beliefs = changes(record.mastery) if record.mastery else []
+        found |= {"changes": beliefs, "seen_label": seen_label}
+        return found | {"unit": "students", "readings": TRACING}
+    return found | {"unit": "windows", "readings": FORECASTING}
 
 
-def write(record: RunRecord, path: Path) -> None:
+def write(record: AnyRecord, path: Path) -> None:
     """Write the report whole or not at all; an older file at ``path`` is replaced."""
     page = render(record).encode("utf-8", "replace")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,20 +107,28 @@ def write(record: RunRecord, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def table(record: RunRecord, protocol: Protocol) -> dict[str, Any]:
+def table(model: str, protocol: AnyProtocol) -> dict[str, Any]:
     """Return one protocol as rows for the page.
 
     Returns:
         ``metrics``: columns, those the report knows first; ``rows``: name, scores by metric and
         whether it is the model; ``gaps``: baseline and its differences by metric; ``best``: per
-        metric the best value, where more than one system has one.
+        metric the best value, where more than one system has one; ``digits``: decimals by metric.
     """
-    order = [record.system.name, *words.baselines_by_score(protocol)]
+    order = [model, *words.baselines_by_score(protocol)]
     scores = [protocol.model, *(protocol.baselines[name] for name in order[1:])]
     found = {name for part in scores for name in part}
-    metrics = [name for name in words.METRICS if name in found]
+    known = FORECASTING if isinstance(protocol, ForecastProtocol) else TRACING
+    metrics = [name for name in known if name in found]
     metrics += sorted(found - set(metrics))
+    digits = dict.fromkeys(metrics, PROBABILITY_DIGITS)
+    if isinstance(protocol, ForecastProtocol):
+        digits = {
+            name: words.decimals(part[name].value for part in scores if name in part)
+            for name in metrics
+        }
     return {
+        "digits": digits,
         "best": {name: _best(name, scores) for name in metrics},
         "metrics": metrics,
         "rows": list(zip(order, scores, [True] + [False] * (len(order) - 1), strict=True)),

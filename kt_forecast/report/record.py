@@ -1,4 +1,4 @@
-"""What a run leaves behind for its reader: plain data, stored with the run as JSON."""
+"""What a run of either task leaves behind for its reader: plain data, stored as JSON."""
 
 import json
 import math
@@ -13,6 +13,10 @@ from kt_forecast.errors import InputError
 FORMAT = 1
 """Changes whenever an older record can no longer be read."""
 
+TASK = "task"
+FIRST_TASK = "knowledge_tracing"
+"""Of the records that were written before a record said its task."""
+
 
 def _number(value: Any) -> Any:  # noqa: ANN401
     return math.nan if value is None else value
@@ -22,14 +26,14 @@ Number = Annotated[float, BeforeValidator(_number)]
 """A float; JSON has no word for one that is not finite, so null stands for nan."""
 
 
-class _Plain:
+class Plain:
     """Base of every part of a record: unknown keys are refused when it is read back."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(_Plain):
+class Score(Plain):
     """One figure and its interval; nan where it is not defined."""
 
     value: Number
@@ -38,66 +42,30 @@ class Score(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol(_Plain):
+class Scored(Plain):
     """The scores of one way of evaluating.
 
     Attributes:
         name: of the protocol.
-        what: one sentence for the reader: which students, how much history.
-        n_interactions: scored interactions.
-        n_students: students they come from.
+        what: one sentence for the reader: what was scored, and how much of the past was read.
         model: metric name to score.
         baselines: baseline name to its scores.
-        differences: baseline name to metric name to model minus baseline on the same students.
+        differences: baseline name to metric name to model minus baseline on the same rows.
         interval: what ``low`` and ``high`` are.
         notes: which metrics are not defined, and why; one sentence each.
     """
 
     name: str
     what: str = ""
-    n_interactions: int = 0
-    n_students: int = 0
     model: dict[str, Score]
     baselines: dict[str, dict[str, Score]] = field(default_factory=dict)
     differences: dict[str, dict[str, Score]] = field(default_factory=dict)
-    interval: str = "95% bootstrap over students"
+    interval: str = ""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationBin(_Plain):
-    """Interactions whose predictions fell into one bin.
-
-    Attributes:
-        predicted: mean predicted probability.
-        observed: share answered correctly.
-        count: interactions in the bin; an empty bin has nan in the other two.
-    """
-
-    predicted: Number
-    observed: Number
-    count: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeenBin(_Plain):
-    """Interactions before which their student had answered a like number of questions.
-
-    Attributes:
-        first: fewest answers seen.
-        last: most answers seen; None where the bin has no upper end.
-        count: interactions in the bin.
-        auc: of those interactions.
-    """
-
-    first: int
-    last: int | None
-    count: int
-    auc: Score
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurveRow(_Plain):
+class CurveRow(Plain):
     """One epoch of training.
 
     Attributes:
@@ -116,42 +84,7 @@ class CurveRow(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mastery(_Plain):
-    """What the model believed about one student after every answer.
-
-    Attributes:
-        student: name.
-        concepts: names.
-        p_correct: for each step, after its answer, the probability that the student would answer a
-            question on each concept correctly; steps by concepts.
-        practised: for each step, positions in ``concepts`` of what its question exercised.
-        responses: for each step, 1 where the answer was right and 0 where it was wrong.
-        questions: for each step, the question's name; may be empty.
-
-    Raises:
-        ValueError: the lengths disagree.
-    """
-
-    student: str
-    concepts: tuple[str, ...]
-    p_correct: tuple[tuple[Number, ...], ...]
-    practised: tuple[tuple[int, ...], ...]
-    responses: tuple[int, ...]
-    questions: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        n_steps = len(self.responses)
-        lengths = {len(self.p_correct), len(self.practised), len(self.questions) or n_steps}
-        if lengths != {n_steps}:
-            raise ValueError(f"mastery: {n_steps} responses, other step axes of {sorted(lengths)}")
-        if any(len(row) != len(self.concepts) for row in self.p_correct):
-            raise ValueError(f"mastery: a step without {len(self.concepts)} probabilities")
-        if any(not 0 <= c < len(self.concepts) for step in self.practised for c in step):
-            raise ValueError("mastery: a practised concept outside the list of concepts")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check(_Plain):
+class Check(Plain):
     """One thing the audit tried.
 
     Attributes:
@@ -166,7 +99,7 @@ class Check(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict(_Plain):
+class Verdict(Plain):
     """What the leakage audit found and how far it looked.
 
     Attributes:
@@ -193,7 +126,7 @@ class Verdict(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Citation(_Plain):
+class Citation(Plain):
     """A work to name when the run is published."""
 
     title: str
@@ -204,7 +137,7 @@ class Citation(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SystemFacts(_Plain):
+class SystemFacts(Plain):
     """The model that was trained.
 
     Attributes:
@@ -223,80 +156,18 @@ class SystemFacts(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFacts(_Plain):
-    """The table the run read.
-
-    Attributes:
-        name: of the data set.
-        n_students: students.
-        n_questions: distinct questions.
-        n_concepts: distinct concepts.
-        n_interactions: rows, one a question answered.
-        share_correct: share of right answers.
-        data_hash: SHA-256 of the canonical content.
-        licence: of the data.
-        citation: what its owners ask to be cited.
-        notes: what was merged, dropped or reordered at the door; one sentence each.
-    """
-
-    name: str
-    n_students: int
-    n_questions: int
-    n_concepts: int
-    n_interactions: int
-    share_correct: Number = math.nan
-    data_hash: str = ""
-    licence: str = ""
-    citation: Citation | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitPart(_Plain):
-    """One part of a split."""
-
-    name: str
-    n_students: int
-    n_interactions: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitFacts(_Plain):
-    """How the data were divided.
-
-    Attributes:
-        scheme: one sentence: by student, by time or by share of each student.
-        parts: training, validation, test.
-        split_hash: of the stored split.
-        notes: one sentence each.
-    """
-
-    scheme: str
-    parts: tuple[SplitPart, ...] = ()
-    split_hash: str = ""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord(_Plain):
-    """Everything the report shows, without the model.
+class Record(Plain):
+    """What the report shows of a run of either task.
 
     Attributes:
         title: heading of the page.
         created: when the run ended, as text.
-        data: the table.
-        split: how it was divided.
         system: the model.
-        protocols: scores; the first is the one the headline quotes.
         verdict: the audit; None where none ran.
-        coin_flip: every response was replaced by a fair coin, as a control.
         settings: resolved settings, nested plain values.
         curve: one row an epoch; empty for a model without epochs.
-        objective: what training lowers, where it is more than the log loss of the responses.
+        objective: what training lowers, where that is no loss that validation has too.
         best_epoch: the epoch validation chose.
-        calibration: by name of the model or baseline.
-        answers_seen: by name of the model or baseline.
-        mastery: one student.
         environment: versions and machine.
         code_version: of the program.
         command: re-runs this run.
@@ -304,21 +175,17 @@ class RunRecord(_Plain):
         format: version of this record.
     """
 
+    TASK: ClassVar[str]
+    """Of the runs that a record is of."""
+
     title: str
     created: str = ""
-    data: DataFacts
-    split: SplitFacts
     system: SystemFacts
-    protocols: tuple[Protocol, ...]
     verdict: Verdict | None = None
-    coin_flip: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     curve: tuple[CurveRow, ...] = ()
     objective: str = ""
     best_epoch: int | None = None
-    calibration: dict[str, tuple[CalibrationBin, ...]] = field(default_factory=dict)
-    answers_seen: dict[str, tuple[SeenBin, ...]] = field(default_factory=dict)
-    mastery: Mastery | None = None
     environment: dict[str, str] = field(default_factory=dict)
     code_version: str = ""
     command: str = ""
@@ -327,7 +194,8 @@ class RunRecord(_Plain):
 
     def to_json(self) -> str:
         """Return strict JSON; a number that is not finite becomes null."""
-        return json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
+        plain = {TASK: self.TASK, **asdict(self)}
+        return json.dumps(_finite(plain), indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, where: str = "the run record") -> Self:
@@ -338,21 +206,44 @@ class RunRecord(_Plain):
             where: the file, for the message.
 
         Raises:
-            InputError: it is not JSON, was written by another version, or lacks a part.
+            InputError: it is not JSON, is of another task, was written by another version, or
+                lacks a part.
         """
+        return cls.from_plain(plain_of(text, where), where)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any], where: str) -> Self:
+        """Return the record that `plain_of` found.
+
+        Raises:
+            InputError: it is of another task, or lacks a part.
+        """
+        task = plain.get(TASK, FIRST_TASK)
+        if task != cls.TASK:
+            raise InputError(f"{where}: a record of {task!r}; accepted is one of {cls.TASK!r}")
         try:
-            plain = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}, line {error.lineno}: not JSON ({error.msg})") from None
-        found = plain.get("format") if isinstance(plain, dict) else None
-        if found != FORMAT:
-            raise InputError(f"{where}: record format {found!r}, this version reads {FORMAT}")
-        try:
-            return TypeAdapter(cls).validate_python(plain)
+            rest = {key: value for key, value in plain.items() if key != TASK}
+            return TypeAdapter(cls).validate_python(rest)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise InputError(f"{where}: {place}: {first['msg']}") from None
+
+
+def plain_of(text: str, where: str) -> dict[str, Any]:
+    """Return a record's JSON as plain values.
+
+    Raises:
+        InputError: it is not JSON, or was written by another version.
+    """
+    try:
+        plain = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}, line {error.lineno}: not JSON ({error.msg})") from None
+    found = plain.get("format") if isinstance(plain, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{where}: record format {found!r}, this version reads {FORMAT}")
+    return plain
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from kt_forecast.report.record import CalibrationBin, Protocol, Score, SeenBin
+from kt_forecast.report.record import Score
+from kt_forecast.report.tracing import CalibrationBin, Protocol, SeenBin
 from kt_forecast.schema import (
     ANSWERS_SEEN,
     ANSWERS_SEEN_MOST,

@@ -30,12 +30,15 @@ from kt_forecast.report import (
     answers_seen_of,
     calibration_of,
     figures,
+    load_record,
     protocol_of,
+    readings,
     render,
     words,
     write,
 )
 from kt_forecast.report.charts import curves
+from kt_forecast.report.headlines import headline
 from kt_forecast.report.heatmap import MASTERY_STEPS, window
 from tests.sample_record import HOSTILE, a_record, score, with_protocol
 
@@ -87,6 +90,13 @@ def test_record_survives_json():
     assert isinstance(RunRecord.from_json(text).protocols[0].model["auc"], Score)
 
 
+def test_a_record_written_before_records_said_their_task_is_still_read():
+    plain = json.loads(a_record().to_json())
+    assert plain.pop("task") == "knowledge_tracing"
+    assert RunRecord.from_json(json.dumps(plain)) == a_record()
+    assert load_record(json.dumps(plain)) == a_record()
+
+
 def test_json_is_strict_and_brings_nan_back():
     record = with_protocol(a_record(), model={"auc": NAN})
     text = record.to_json()
@@ -106,7 +116,8 @@ def test_json_takes_numbers_of_numpy():
         ("{", "run.json, line 1: not JSON"),
         ("[]", "record format None"),
         ('{"format": 99}', "record format 99"),
-        ('{"format": 1, "title": "x"}', "data"),
+        ('{"format": 1, "title": "x"}', "system: Field required"),
+        ('{"format": 1, "task": "forecasting"}', "a record of 'forecasting'"),
         (a_record().to_json().replace('"licence"', '"license"'), "data.license"),
     ],
 )
@@ -126,7 +137,7 @@ def test_mastery_refuses_axes_that_disagree(changes):
 
 
 def test_headline_quotes_the_model_the_best_baseline_and_their_difference():
-    said = words.headline(a_record())
+    said = headline(a_record())
     assert "gpt" in said
     assert "0.800 [0.790, 0.810]" in said
     assert "best baseline, logistic, reaches 0.750" in said
@@ -142,9 +153,9 @@ def test_headline_quotes_the_model_the_best_baseline_and_their_difference():
     ],
 )
 def test_headline_claims_no_more_than_the_interval(gap, said):
-    headline = words.headline(with_protocol(a_record(), differences={"logistic": {"auc": gap}}))
-    assert said in headline
-    assert "ahead" not in headline.replace("which is ahead", "")
+    page_says = headline(with_protocol(a_record(), differences={"logistic": {"auc": gap}}))
+    assert said in page_says
+    assert "ahead" not in page_says.replace("which is ahead", "")
 
 
 @pytest.mark.parametrize(
@@ -156,18 +167,18 @@ def test_headline_claims_no_more_than_the_interval(gap, said):
     ],
 )
 def test_headline_says_what_is_missing(changes, said):
-    assert said in words.headline(with_protocol(a_record(), **changes))
+    assert said in headline(with_protocol(a_record(), **changes))
 
 
 @pytest.mark.parametrize(("auc", "said"), [(0.502, "holds a half"), (0.9, "LEAK")])
 def test_headline_of_a_coin_flip_run_judges_the_pipeline(auc, said):
     record = with_protocol(a_record(coin_flip=True), model={"auc": score(auc)})
-    assert said in words.headline(record)
+    assert said in headline(record)
 
 
 def test_lower_is_better_where_the_metrics_say_so():
-    assert {n for n, m in words.METRICS.items() if m.higher} == set(metrics.HIGHER_IS_BETTER)
-    assert set(words.METRICS) == set(metrics.METRICS)
+    assert {n for n, m in readings.TRACING.items() if m.higher} == set(metrics.HIGHER_IS_BETTER)
+    assert set(readings.TRACING) == set(metrics.METRICS)
     assert words.verdict_on("nll", score(-0.1)) == "better"
     assert words.verdict_on("auc", score(-0.1)) == "worse"
     assert words.verdict_on("unheard_of", score(-0.1)) == "unclear"
@@ -182,7 +193,7 @@ def test_a_leak_is_loud(word):
     verdict = Verdict(verdict=word, findings=("response reaches step 8",))
     page = Page(render(bare(verdict=verdict)))
     assert page.text.count("LEAKS") >= 4
-    assert "LEAKS" in words.headline(a_record(verdict=verdict))
+    assert "LEAKS" in headline(a_record(verdict=verdict))
     assert "not to be believed" in page.text
     assert "response reaches step 8" in page.text
     assert any("verdict leaks" in value for _, name, value in page.attributes if name == "class")
