@@ -1,0 +1,171 @@
+"""Segments of streams: only real steps, one sequence a row, each step's place counted.
+
+A mixer that keeps a state may be handed padding anywhere and new sequences anywhere. What follows
+here turns that into stretches in which each row goes on with one sequence and its real steps stand
+on the left, so that the mixer itself only needs to know how many steps each row saw before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, Self, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A state of zeros at the start, batch first, that counts what each row has seen."""
+
+    @property
+    def position(self) -> Tensor:
+        """Return the number of steps each row has seen."""
+        ...
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the state with every tensor changed."""
+        ...
+
+
+S = TypeVar("S", bound=Counted)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where the steps of a segment stand in their sequences.
+
+    Attributes:
+        before: steps that each row has seen.
+        count: real steps of each row, which stand on the left.
+        length: columns of the segment.
+        low: least of ``before``.
+        high: greatest of ``before``.
+        whole: whether every column of every row is real.
+    """
+
+    before: Int[Tensor, " batch"]
+    count: Int[Tensor, " batch"]
+    length: int
+    low: int
+    high: int
+    whole: bool
+
+    @classmethod
+    def beginning(cls, x: Float[Tensor, "batch time width"]) -> Self:
+        """Return the span of steps that begin their sequences; padding may follow."""
+        batch, steps = x.shape[:2]
+        before = torch.zeros(batch, dtype=torch.int64, device=x.device)
+        return cls(before, before + steps, steps, 0, 0, whole=True)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all rows are at the same place and full."""
+        return self.whole and self.low == self.high
+
+    @property
+    def position(self) -> Int[Tensor, "batch time"]:
+        """Return each step's place in its sequence."""
+        return self.before[:, None] + self._column
+
+    @property
+    def real(self) -> Bool[Tensor, "batch time"]:
+        """Return where a step is real."""
+        return self._column < self.count[:, None]
+
+    @property
+    def _column(self) -> Tensor:
+        return torch.arange(self.length, device=self.before.device)
+
+    def shortened(self, stride: int) -> "Span":
+        """Return the span of the tokens made at the places that ``stride`` divides."""
+        before = (self.before + stride - 1) // stride
+        count = (self.before + self.count + stride - 1) // stride - before
+        low, high = -(-self.low // stride), -(-self.high // stride)
+        if self.uniform:
+            length = -(-(self.low + self.length) // stride) - low
+        else:
+            length = int(count.max())
+        return Span(before, count, length, low, high, whole=self.uniform)
+
+
+def in_turn(
+    run: Callable[[Tensor, S, Span], tuple[Tensor, S]],
+    x: Float[Tensor, "batch time width"],
+    state: S,
+    valid: Bool[Tensor, "batch time"] | None,
+    reset: Bool[Tensor, "batch time"] | None,
+) -> tuple[Float[Tensor, "batch time width"], S]:
+    """Run over the real steps of each sequence in turn; see `kt_forecast.nn.system.Mixer`.
+
+    Args:
+        run: takes real steps, the state before them and their span; gives one vector a step and
+            the state afterwards.
+        x: steps.
+        state: of zeros at the start.
+        valid: False at padding.
+        reset: True at the first step of a new sequence.
+    """
+    edges = uninterrupted(reset, x.shape[1])
+    pieces = []
+    for (low, high), piece in zip(edges, x.split([b - a for a, b in edges], 1), strict=True):
+        if reset is not None:
+            state = _begun(state, reset[:, low])
+        y, state = _only_real(run, piece, state, None if valid is None else valid[:, low:high])
+        pieces.append(y)
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1), state
+
+
+def uninterrupted(
+    reset: Bool[Tensor, "batch time"] | None, steps: int
+) -> list[tuple[int, int]]:
+    """Return the stretches of steps inside which no row begins a new sequence."""
+    begins = [] if reset is None else torch.nonzero(reset.any(0))[:, 0].tolist()
+    return list(pairwise([0, *(step for step in begins if step > 0), steps]))
+
+
+def appended(
+    cache: Float[Tensor, "batch head slot size"],
+    new: Float[Tensor, "batch head time size"],
+    span: Span,
+) -> Float[Tensor, "batch head longer size"]:
+    """Put new entries at the places of their steps: slot i holds what step i left.
+
+    Returns:
+        A cache with as many slots as the longest sequence has steps, zero where there are none.
+    """
+    new = new.to(cache.dtype)
+    if span.uniform and cache.shape[2] == span.low:
+        return torch.cat([cache, new], 2)
+    slots = int((span.before + span.count).max())
+    cache = cache[:, :, :slots]
+    empty = cache.new_zeros(*cache.shape[:2], slots + 1 - cache.shape[2], cache.shape[3])
+    place = torch.where(span.real, span.position, slots)[:, None, :, None].expand_as(new)
+    return torch.cat([cache, empty], 2).scatter(2, place, new)[:, :, :slots]
+
+
+def _begun(state: S, begins: Tensor) -> S:
+    """Return the state with the rows that begin a sequence set to zero."""
+    return state.map(lambda t: t.masked_fill(begins.reshape(-1, *([1] * (t.ndim - 1))), 0))
+
+
+def _only_real(
+    run: Callable[[Tensor, S, Span], tuple[Tensor, S]], x: Tensor, state: S, valid: Tensor | None
+) -> tuple[Tensor, S]:
+    """Move real steps to the left, run, and put what came of them back."""
+    before = state.position
+    low, high = int(before.min()), int(before.max())
+    if valid is None or bool(valid.all()):
+        count = torch.full_like(before, x.shape[1])
+        return run(x, state, Span(before, count, x.shape[1], low, high, whole=True))
+    count = valid.sum(1)
+    most = int(count.max())
+    if most == 0:
+        return torch.zeros_like(x), state
+    order = (~valid).long().argsort(dim=1, stable=True)[:, :most, None].expand(-1, -1, x.shape[2])
+    span = Span(before, count, most, low, high, whole=bool((count == most).all()))
+    y, state = run(x.gather(1, order), state, span)
+    return y.new_zeros(x.shape).scatter(1, order, y), state
+
+
