@@ -26,7 +26,9 @@ GOLDEN = Path(__file__).with_name("losses.json")
 def neural():
     for package in ("kt_forecast.zoo", "kt_forecast.baselines"):
         for name in modules_in(package):
-            if hasattr(import_module(f"{package}.{name}"), "SYSTEM"):
+            system = getattr(import_module(f"{package}.{name}"), "SYSTEM", None)
+            # A whole network serves forecasts only.
+            if system is not None and system.build is not None:
                 yield package, name
 
 

@@ -17,7 +17,11 @@ from kt_forecast.errors import InputError
 from kt_forecast.sequences.build import build_role, fit_vocabulary
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
 
-FITTED = [name for name in baselines.names() if isinstance(baselines.load(name), Baseline)]
+FITTED = [
+    name
+    for name in baselines.names()
+    if isinstance(one := baselines.load(name), Baseline) and one.task == "knowledge_tracing"
+]
 WINDOWS = [(None, "steps"), (6, "steps"), (6, "rows")]
 
 
