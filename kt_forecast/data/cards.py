@@ -16,10 +16,12 @@ CARDS_VARIABLE = "KT_FORECAST_DATASETS"
 """Names the folder of the cards; else ``datasets`` here or in a folder above."""
 
 DATA_VARIABLE = "KT_FORECAST_DATA"
-"""Names a folder of data sets kept outside the repository: ``<folder>/kt/<name>``."""
+"""Names a folder of data sets kept outside the repository: ``<folder>/kt/<name>`` for students,
+``<folder>/series/<name>`` for series."""
 
 CARD_FILE = "card.toml"
 RAW_FOLDER = "raw"
+_KEPT = {"knowledge_tracing": "kt", "forecasting": "series"}
 
 
 class RemoteFile(Config):
@@ -58,12 +60,21 @@ class Card(Config):
         columns: canonical name to the file's own, for plain tables.
         repeats: what to do with rows that repeat the student's previous question.
         folds: how the published split was made, if there is one.
-        simulated: whether the students are invented.
+        simulated: whether the students or series are invented.
+        kept: where under the folder of `DATA_VARIABLE` the data are, if not under the set's name.
+        stamps: ``order`` where the stamps of series are wrong, and rows are equally spaced.
+        gaps: what becomes of missing values inside series.
+        freq: step of series; detected if absent.
+        season: steps of their cycle; by default the one that the step suggests.
+        past: covariates of series known up to the origin.
+        future: covariates of series known in advance.
+        static: facts of series.
+        split: the kind of split that results on the set are published with.
     """
 
     title: str
     description: str
-    task: Literal["knowledge_tracing"]
+    task: Literal["knowledge_tracing", "forecasting"]
     licence: str
     citation: str
     homepage: str = ""
@@ -76,6 +87,15 @@ class Card(Config):
     repeats: Repeats = "auto"
     folds: str = ""
     simulated: bool = False
+    kept: str = ""
+    stamps: Literal["auto", "dates", "order"] = "auto"
+    gaps: Literal["refuse", "mask", "ffill"] = "refuse"
+    freq: str | int | None = None
+    season: int | None = Field(None, ge=1)
+    past: tuple[str, ...] = ()
+    future: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    split: Literal["", "ltsf", "time", "share", "last"] = ""
 
 
 def cards_folder() -> Path:
@@ -127,7 +147,7 @@ def find_data(name: str) -> Path:
     beside = cards_folder() / name / card.path
     candidates = [beside]
     if kept := os.environ.get(DATA_VARIABLE):
-        candidates.append(Path(kept) / "kt" / name)
+        candidates.append(Path(kept) / (card.kept or f"{_KEPT[card.task]}/{name}"))
     for path in candidates:
         if path.is_file():
             return path

@@ -98,9 +98,9 @@ def times(series: pl.Series, where: Place) -> pl.Series:
     if series.dtype == pl.String:
         numbers = _text_numbers(series)
         if numbers.null_count() > series.null_count():
-            dates = _dates(series)
+            moments = dates(series)
             # What is rarer does not belong: it is refused, with its value.
-            numbers = dates if dates.null_count() < numbers.null_count() else numbers
+            numbers = moments if moments.null_count() < numbers.null_count() else numbers
         series = numbers
     if series.dtype == pl.Date:
         series = series.cast(pl.Datetime("ms"))
@@ -157,7 +157,7 @@ def _as_zero(number: int, kind: str, column: str, where: Place) -> str:
     return f"{where.name(column)}: {count(number, f'{kind} value')} {counted} as 0"
 
 
-def _dates(series: pl.Series) -> pl.Series:
+def dates(series: pl.Series) -> pl.Series:
     """Return the moments that text spells, read as UTC."""
     text = series.str.strip_chars()
     plain = text.str.replace(r"(Z|\+00:?00)$", "")
