@@ -9,8 +9,17 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from kt_forecast.config import Config
+from kt_forecast.nn.system import Paper
 from kt_forecast.sequences.series import Forecast, SeriesSet, Window, WindowBatch, WindowShape
 from kt_forecast.sequences.windows import Origins
+
+PAPER = Paper(
+    title="Forecasting: Principles and Practice, Some Simple Forecasting Methods",
+    authors="Hyndman, Athanasopoulos",
+    year=2021,
+    url="https://otexts.com/fpp3/simple-methods.html",
+)
+"""Where the rules are described."""
 
 
 class RuleConfig(Config):

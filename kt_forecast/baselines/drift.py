@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kt_forecast.baselines import Baseline
-from kt_forecast.baselines._rules import Rule, RuleConfig, begun
+from kt_forecast.baselines._rules import PAPER, Rule, RuleConfig, begun
 from kt_forecast.sequences.series import Window
 
 
@@ -34,4 +34,4 @@ class Drift(Rule):
         return last + slope * torch.arange(1, self.horizon + 1, device=last.device)
 
 
-BASELINE = Baseline(task="forecasting", config=DriftConfig, build=Drift, paper=None)
+BASELINE = Baseline(task="forecasting", config=DriftConfig, build=Drift, paper=PAPER)

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kt_forecast.baselines import Baseline
-from kt_forecast.baselines._rules import Rule, RuleConfig
+from kt_forecast.baselines._rules import PAPER, Rule, RuleConfig
 from kt_forecast.sequences.series import Window, WindowShape
 
 
@@ -25,4 +25,4 @@ class LastValue(Rule):
         return window.context[..., -1:].repeat(1, 1, self.horizon)
 
 
-BASELINE = Baseline(task="forecasting", config=LastValueConfig, build=LastValue, paper=None)
+BASELINE = Baseline(task="forecasting", config=LastValueConfig, build=LastValue, paper=PAPER)

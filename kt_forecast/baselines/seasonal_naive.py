@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from kt_forecast.baselines import Baseline
-from kt_forecast.baselines._rules import Rule, RuleConfig, begun
+from kt_forecast.baselines._rules import PAPER, Rule, RuleConfig, begun
 from kt_forecast.sequences.series import Window, WindowShape
 
 
@@ -47,4 +47,6 @@ class SeasonalNaive(Rule):
         return torch.where(there, found, context[..., -1:])
 
 
-BASELINE = Baseline(task="forecasting", config=SeasonalNaiveConfig, build=SeasonalNaive, paper=None)
+BASELINE = Baseline(
+    task="forecasting", config=SeasonalNaiveConfig, build=SeasonalNaive, paper=PAPER
+)

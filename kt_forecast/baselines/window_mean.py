@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kt_forecast.baselines import Baseline
-from kt_forecast.baselines._rules import Rule, RuleConfig
+from kt_forecast.baselines._rules import PAPER, Rule, RuleConfig
 from kt_forecast.sequences.series import Window
 
 
@@ -28,4 +28,4 @@ class WindowMean(Rule):
         return mean.repeat(1, 1, self.horizon)
 
 
-BASELINE = Baseline(task="forecasting", config=WindowMeanConfig, build=WindowMean, paper=None)
+BASELINE = Baseline(task="forecasting", config=WindowMeanConfig, build=WindowMean, paper=PAPER)

@@ -105,6 +105,11 @@ def plan(
     history, seed = None if history is None else int(history), int(seed)
     own = part.config.parse(settings or {}, f"settings of {system}")
     if isinstance(part, Baseline):
+        if part.task != "knowledge_tracing":
+            raise InputError(
+                f"{system} forecasts series and cannot trace students; accepted are the systems"
+                " and baselines of knowledge tracing"
+            )
         for name, given in (("tracing", tracing), ("training", training)):
             if given:
                 raise InputError(
