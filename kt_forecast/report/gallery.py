@@ -1,7 +1,9 @@
 """All figures of a run."""
 
+from kt_forecast.report.ahead import ahead
 from kt_forecast.report.charts import curves, panels
 from kt_forecast.report.drawing import Picture
+from kt_forecast.report.fans import fan_chart
 from kt_forecast.report.heatmap import heat_map
 from kt_forecast.report.kinds import AnyRecord
 from kt_forecast.report.students import answers_seen, calibration
@@ -16,6 +18,8 @@ def pictures(record: AnyRecord) -> tuple[Picture, ...]:
         found += curves(record)
         found += filter(None, [heat_map(record.mastery) if record.mastery else None])
     else:
+        found += ahead(record)
+        found += (fan_chart(record, place) for place in range(len(record.fans)))
         found += curves(record)
     return tuple(found)
 

@@ -3,18 +3,17 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kt_forecast.report import words
+from kt_forecast.report import tables, words
 from kt_forecast.report.drawing import BAND, INK, LINES, MODEL, MUTED, PAPER, RIVALS, Picture
-from kt_forecast.report.forecasting import ForecastProtocol, ForecastRecord
+from kt_forecast.report.forecasting import ForecastRecord
 from kt_forecast.report.gallery import pictures
-from kt_forecast.report.headlines import headline
+from kt_forecast.report.headlines import headline, headline_digits, quoted_interval
 from kt_forecast.report.heatmap import changes
-from kt_forecast.report.kinds import AnyProtocol, AnyRecord
+from kt_forecast.report.kinds import AnyRecord
 from kt_forecast.report.readings import FORECASTING, TRACING
 from kt_forecast.report.record import Score
 from kt_forecast.report.students import seen_label
@@ -35,7 +34,6 @@ TEMPLATES = {
     RunRecord.TASK: "tracing.html.jinja",
     ForecastRecord.TASK: "forecasting.html.jinja",
 }
-PROBABILITY_DIGITS = 4
 
 
 def render(record: AnyRecord) -> str:
@@ -57,6 +55,7 @@ def render(record: AnyRecord) -> str:
         "signed": words.signed,
         "interval": words.interval,
         "tight": words.tight,
+        "share_interval": words.share_interval,
     }
     return environment.get_template(TEMPLATES[record.TASK]).render(**content(record))
 
@@ -72,7 +71,7 @@ def content(record: AnyRecord) -> dict[str, Any]:
         "verdict": words.verdict_word(record),
         "first": first,
         "rival": words.best_baseline(first) if first else None,
-        "tables": [table(record.system.name, protocol) for protocol in record.protocols],
+        "tables": [tables.scores(record.system.name, one) for one in record.protocols],
         "pictures": {picture.name: picture for picture in drawn},
         "inline": {picture.name: inline(picture) for picture in drawn},
         "panels": [
@@ -86,10 +85,32 @@ def content(record: AnyRecord) -> dict[str, Any]:
         "absent": Score(value=float("nan")),
     }
     if isinstance(record, RunRecord):
-        beliefs = changes(record.mastery) if record.mastery else []
-        found |= {"changes": beliefs, "seen_label": seen_label}
-        return found | {"unit": "students", "readings": TRACING}
-    return found | {"unit": "windows", "readings": FORECASTING}
+        return found | _of_tracing(record)
+    return found | _of_forecasting(record, drawn)
+
+
+def _of_tracing(record: RunRecord) -> dict[str, Any]:
+    return {
+        "unit": "students",
+        "readings": TRACING,
+        "changes": changes(record.mastery) if record.mastery else [],
+        "seen_label": seen_label,
+    }
+
+
+def _of_forecasting(record: ForecastRecord, drawn: tuple[Picture, ...]) -> dict[str, Any]:
+    name = record.system.name
+    first = record.protocols[0] if record.protocols else None
+    return {
+        "unit": "windows",
+        "readings": FORECASTING,
+        "ahead": [p for p in drawn if p.name.startswith(("ahead_", "coverage_", "width_"))],
+        "digits": headline_digits(first) if first else 0,
+        "held": quoted_interval(first, name) if first else None,
+        "intervals": [tables.intervals(name, one) for one in record.protocols],
+        "by_step": [tables.by_step(name, one) for one in record.protocols],
+        "fans": [tables.fan(one) for one in record.fans],
+    }
 
 
 def write(record: AnyRecord, path: Path) -> None:
@@ -105,44 +126,6 @@ def write(record: AnyRecord, path: Path) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def table(model: str, protocol: AnyProtocol) -> dict[str, Any]:
-    """Return one protocol as rows for the page.
-
-    Returns:
-        ``metrics``: columns, those the report knows first; ``rows``: name, scores by metric and
-        whether it is the model; ``gaps``: baseline and its differences by metric; ``best``: per
-        metric the best value, where more than one system has one; ``digits``: decimals by metric.
-    """
-    order = [model, *words.baselines_by_score(protocol)]
-    scores = [protocol.model, *(protocol.baselines[name] for name in order[1:])]
-    found = {name for part in scores for name in part}
-    known = FORECASTING if isinstance(protocol, ForecastProtocol) else TRACING
-    metrics = [name for name in known if name in found]
-    metrics += sorted(found - set(metrics))
-    digits = dict.fromkeys(metrics, PROBABILITY_DIGITS)
-    if isinstance(protocol, ForecastProtocol):
-        digits = {
-            name: words.decimals(part[name].value for part in scores if name in part)
-            for name in metrics
-        }
-    return {
-        "digits": digits,
-        "best": {name: _best(name, scores) for name in metrics},
-        "metrics": metrics,
-        "rows": list(zip(order, scores, [True] + [False] * (len(order) - 1), strict=True)),
-        "gaps": [(n, protocol.differences[n]) for n in order[1:] if protocol.differences.get(n)],
-    }
-
-
-def _best(name: str, scores: list[dict[str, Score]]) -> float | None:
-    """Return the best value of a metric, or None where nothing can be compared."""
-    values = [s[name].value for s in scores if name in s and isfinite(s[name].value)]
-    higher = words.metric(name).higher
-    if higher is None or len(values) < 2:
-        return None
-    return max(values) if higher else min(values)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

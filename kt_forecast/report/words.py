@@ -72,6 +72,11 @@ def decimals(values: Iterable[float], significant: int = 4) -> int:
     return SCIENTIFIC if abs(leading) > WIDEST else max(0, significant - leading)
 
 
+def amount(value: float, digits: int) -> str:
+    """Return a figure that may lie below nought."""
+    return number(value, digits).replace("-", MINUS)
+
+
 def signed(value: float, digits: int = 4) -> str:
     """Return a difference with its sign."""
     if not math.isfinite(value):
@@ -100,6 +105,13 @@ def count(value: int | None) -> str:
 def percent(value: float) -> str:
     """Return a share as a percentage."""
     return f"{value:.1%}" if math.isfinite(value) else ABSENT
+
+
+def share_interval(score: Score) -> str:
+    """Return the interval of a share as percentages, or nothing where there is no interval."""
+    if not (math.isfinite(score.low) and math.isfinite(score.high)):
+        return ""
+    return f"[{percent(score.low)}, {percent(score.high)}]"
 
 
 def direction(name: str) -> str:
