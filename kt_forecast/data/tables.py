@@ -53,6 +53,11 @@ def load(
     columns = dict(columns or {})
     if isinstance(source, str) and source in card_names():
         card = read_card(source)
+        if card.task != "knowledge_tracing":
+            raise InputError(
+                f"{source!r} is a data set for {card.task}, not of students' answers; accepted are"
+                " those for knowledge_tracing"
+            )
         name = name or source
         source = find_data(source)
         columns = columns or dict(card.columns)

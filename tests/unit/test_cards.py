@@ -15,7 +15,7 @@ from kt_forecast.data.cards import (
 from kt_forecast.data.readers import formats
 from kt_forecast.data.tables import load
 from kt_forecast.errors import InputError
-from kt_forecast.schema import COLUMNS
+from kt_forecast.schema import COLUMNS, DS, UNIQUE_ID, Y
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 CARD = """
@@ -40,8 +40,10 @@ def own(tmp_path, monkeypatch):
 def test_every_card_is_complete(name, monkeypatch):
     monkeypatch.setenv(CARDS_VARIABLE, str(DATASETS))
     card = read_card(name)
-    assert card.format == "auto" or card.format in formats()
-    assert set(card.columns) <= set(COLUMNS)
+    students = card.task == "knowledge_tracing"
+    assert card.format == "auto" or card.format in (formats() if students else {"long", "wide"})
+    assert set(card.columns) <= set(COLUMNS if students else (UNIQUE_ID, DS, Y))
+    assert students or card.split
     assert card.description.strip()
     assert card.simulated or (card.homepage and (card.files or card.obtain))
     assert f"`{name}`" in (DATASETS / "README.md").read_text()
@@ -108,3 +110,22 @@ def test_a_set_to_be_fetched_says_so(own):
     (own / "mine" / "card.toml").write_text(text)
     with pytest.raises(InputError, match="fetch 'mine' first"):
         find_data("mine")
+
+
+def test_series_are_found_among_the_series_or_where_the_card_says(own, tmp_path, monkeypatch):
+    text = CARD.replace("knowledge_tracing", "forecasting")
+    kept = tmp_path / "kept" / "series"
+    (kept / "mine").mkdir(parents=True)
+    (kept / "mine" / "a.csv").write_text("date,a\n2020-01-01,1\n2020-01-02,2\n")
+    (kept / "b.csv").write_text("date,a\n2020-01-01,1\n2020-01-02,2\n")
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "kept"))
+    (own / "mine" / "card.toml").write_text(text)
+    assert find_data("mine") == kept / "mine" / "a.csv"
+    (own / "mine" / "card.toml").write_text(text + 'kept = "series/b.csv"')
+    assert find_data("mine") == kept / "b.csv"
+
+
+def test_series_are_no_answers_of_students(own):
+    (own / "mine" / "card.toml").write_text(CARD.replace("knowledge_tracing", "forecasting"))
+    with pytest.raises(InputError, match="'mine' is a data set for forecasting, not of students'"):
+        load("mine")
