@@ -11,7 +11,6 @@ with earlier queries only.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -193,10 +192,10 @@ class ProbSparse(nn.Module):
         """Replace the means of the chosen queries by what these attend to."""
         places, found = [], []
         aside = mean.shape[2]
-        for column, taken, reach in chosen:
+        for column, taken, stop in chosen:
             query = q.gather(2, column[..., None].expand(-1, -1, -1, self.size))
             own = position[:, None].expand(-1, self.heads, -1).gather(2, column)
-            reach = min(reach, keys.shape[2])
+            reach = min(stop, keys.shape[2])
             visible = torch.arange(reach, device=q.device) <= own[..., None]
             found.append(
                 F.scaled_dot_product_attention(
@@ -226,7 +225,7 @@ def _mixed(x: Tensor) -> Tensor:
     x = (x + 0x3C6EF372) & 0xFFFFFFFF
     for factor in (0x7FEB352D, 0x31848BAB, 0x6C8E9CF5):
         x = (((x ^ (x >> 16)) * factor) & 0xFFFFFFFF) ^ (x >> 13)
-    return cast(Tensor, x ^ (x >> 15))
+    return x ^ (x >> 15)
 
 
 def _blocks(low: int, high: int) -> Iterator[tuple[int, int]]:

@@ -83,10 +83,8 @@ class Span:
         before = (self.before + stride - 1) // stride
         count = (self.before + self.count + stride - 1) // stride - before
         low, high = -(-self.low // stride), -(-self.high // stride)
-        if self.uniform:
-            length = -(-(self.low + self.length) // stride) - low
-        else:
-            length = int(count.max())
+        stop = -(-(self.low + self.length) // stride)
+        length = stop - low if self.uniform else int(count.max())
         return Span(before, count, length, low, high, whole=self.uniform)
 
 
@@ -117,9 +115,7 @@ def in_turn(
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1), state
 
 
-def uninterrupted(
-    reset: Bool[Tensor, "batch time"] | None, steps: int
-) -> list[tuple[int, int]]:
+def uninterrupted(reset: Bool[Tensor, "batch time"] | None, steps: int) -> list[tuple[int, int]]:
     """Return the stretches of steps inside which no row begins a new sequence."""
     begins = [] if reset is None else torch.nonzero(reset.any(0))[:, 0].tolist()
     return list(pairwise([0, *(step for step in begins if step > 0), steps]))
@@ -167,5 +163,3 @@ def _only_real(
     span = Span(before, count, most, low, high, whole=bool((count == most).all()))
     y, state = run(x.gather(1, order), state, span)
     return y.new_zeros(x.shape).scatter(1, order, y), state
-
-

@@ -48,6 +48,8 @@ from kt_forecast.sequences.series import Window, WindowShape
 
 KERNEL = 3
 """Steps that a convolution reads."""
+SEEDS = 100
+"""Between the seeds of one encoder's tables and those of the next."""
 
 
 class InformerConfig(SystemConfig):
@@ -285,9 +287,7 @@ class Informer(nn.Module):
             ),
         )
 
-    def _run(
-        self, x: Tensor, state: InformerState, span: Span
-    ) -> tuple[Tensor, InformerState]:
+    def _run(self, x: Tensor, state: InformerState, span: Span) -> tuple[Tensor, InformerState]:
         """Go down the levels, each at a lower rate, and read them back on the way up."""
         layers, distilling = list(state.layers), list(state.distilling)
         levels = []
@@ -321,10 +321,222 @@ class Informer(nn.Module):
         return tokens, state
 
 
+class PublishedAttention(nn.Module):
+    """Attention as published: sparse among the steps of one sequence, or full to those of another.
+
+    Args:
+        config: the system's settings.
+        length: steps of the sequence; None reads all steps of another one.
+        masked: let queries that attend read no later step, and give the others the sum of the
+            values so far (else the mean of all).
+        mix: let heads and steps change places in what is read.
+        seed: of the table of sampled keys.
+    """
+
+    sample: Tensor
+
+    def __init__(
+        self,
+        config: InformerConfig,
+        length: int | None = None,
+        *,
+        masked: bool = False,
+        mix: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.heads, self.masked, self.mix = config.heads, masked, mix
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.attending = length
+        if length is not None:
+            self.attending = min(config.factor * math.ceil(math.log(length)), length)
+            draw = torch.Generator().manual_seed(seed)
+            sample = torch.randint(length, (length, self.attending), generator=draw)
+            self.register_buffer("sample", sample, persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch time width"], source: Float[Tensor, "batch steps width"]
+    ) -> Float[Tensor, "batch time width"]:
+        """Return what ``x`` reads of ``source``."""
+        q, k = self._split(self.query(x)), self._split(self.key(source))
+        v = self._split(self.value(source))
+        if self.attending is None:
+            read = F.scaled_dot_product_attention(q, k, v)
+        else:
+            read = self._sparse(q, k, v, self.attending)
+        if self.mix:
+            return self.out(read.reshape(x.shape))
+        return self.out(read.transpose(1, 2).flatten(-2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _sparse(self, q: Tensor, k: Tensor, v: Tensor, attending: int) -> Tensor:
+        length = k.shape[2]
+        lazy = v.cumsum(2).to(v.dtype) if self.masked else v.mean(2, keepdim=True).expand(v.shape)
+        if attending == 0:
+            return lazy
+        with torch.no_grad():
+            # Up to thousands of steps it is faster to pick from all logits than to pick the keys.
+            logits = (q @ k.transpose(2, 3)).float()
+            logits = logits.gather(3, self.sample.expand(*q.shape[:2], -1, -1))
+            measure = logits.amax(3) - logits.sum(3) / length
+            column = measure.topk(attending, sorted=False).indices
+        index = column[..., None].expand(-1, -1, -1, q.shape[3])
+        place = torch.arange(length, device=q.device)
+        visible = place <= column[..., None] if self.masked else None
+        found = F.scaled_dot_product_attention(q.gather(2, index), k, v, attn_mask=visible)
+        return lazy.scatter(2, index, found.to(lazy.dtype))
+
+
+class PublishedEncoder(nn.Module):
+    """Layers of sparse attention with distilling between them."""
+
+    def __init__(self, config: InformerConfig, layers: int, length: int, seed: int) -> None:
+        super().__init__()
+        attention, added, distilling = [], [], []
+        for i in range(layers):
+            attention.append(PublishedAttention(config, length, seed=seed + i))
+            added.append(Added(config))
+            if i + 1 < layers:
+                distilling.append(PublishedDistilling(config.width))
+                length = -(-length // 2)
+        self.attention, self.added = nn.ModuleList(attention), nn.ModuleList(added)
+        self.distilling = nn.ModuleList(distilling)
+        self.norm = nn.LayerNorm(config.width)
+        self.length = length
+
+    def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch token width"]:
+        """Return ``length`` tokens."""
+        for i, (attention, added) in enumerate(zip(self.attention, self.added, strict=True)):
+            x = added(x, attention(x, x))
+            if i < len(self.distilling):
+                x = self.distilling[i](x)
+        return self.norm(x)
+
+
+class PublishedDecoderLayer(nn.Module):
+    """Masked sparse attention among the decoder's steps, and full attention to the encoder's."""
+
+    def __init__(self, config: InformerConfig, length: int, seed: int) -> None:
+        super().__init__()
+        self.own = PublishedAttention(config, length, masked=True, mix=config.mix, seed=seed)
+        self.own_norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.across = PublishedAttention(config)
+        self.added = Added(config)
+
+    def forward(
+        self, x: Float[Tensor, "batch time width"], encoded: Float[Tensor, "batch token width"]
+    ) -> Float[Tensor, "batch time width"]:
+        """Return the layer's result."""
+        x = self.own_norm(x + self.dropout(self.own(x, x)))
+        return self.added(x, self.across(x, encoded))
+
+
+class Embedding(nn.Module):
+    """Values by a circular convolution, position by sinusoids, and what is known in advance.
+
+    A calendar is the same for all series; what tells a series' known covariates from their mean
+    over the series has a map of its own.
+    """
+
+    def __init__(self, config: InformerConfig, values: int, shape: WindowShape) -> None:
+        super().__init__()
+        pad, width = KERNEL // 2, config.width
+        self.values = nn.Conv1d(values, width, KERNEL, padding=pad, padding_mode="circular")
+        nn.init.kaiming_normal_(self.values.weight, mode="fan_in", nonlinearity="leaky_relu")
+        channels, known = shape.channels, shape.known
+        self.known = nn.Linear(known, width) if known else None
+        self.apart = nn.Linear(channels * known, width) if known and channels > 1 else None
+        self.static = nn.Linear(channels * shape.static, width) if shape.static else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        values: Float[Tensor, "batch time values"],
+        known: Float[Tensor, "batch channels time known"],
+        static: Float[Tensor, "batch channels static"],
+    ) -> Float[Tensor, "batch time width"]:
+        """Return one vector a step."""
+        x = self.values(values.transpose(1, 2)).transpose(1, 2)
+        x = x + sinusoids(x.shape[1], x.shape[2]).to(x)
+        if self.known is not None:
+            mean = known.mean(1)
+            x = x + self.known(mean)
+            if self.apart is not None:
+                x = x + self.apart((known - mean[:, None]).transpose(1, 2).flatten(2))
+        if self.static is not None:
+            x = x + self.static(static.flatten(1))[:, None]
+        return self.dropout(x)
+
+
+class PublishedInformer(nn.Module):
+    """Informer as published: the context in, all steps of the horizon out, in one pass.
+
+    Args:
+        config: the system's settings.
+        shape: the windows; all series are channels of one window.
+    """
+
+    def __init__(self, config: InformerConfig, shape: WindowShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.start = min(config.start or max(shape.context // 2, 1), shape.context)
+        length = self.start + shape.horizon
+        self.encoder_embedding = Embedding(config, shape.channels * (1 + shape.past), shape)
+        self.decoder_embedding = Embedding(config, shape.channels, shape)
+        stacks = config.stacks or (config.layers,)
+        self.encoders = nn.ModuleList(
+            PublishedEncoder(config, layers, max(shape.context >> i, 1), SEEDS * i)
+            for i, layers in enumerate(stacks)
+        )
+        self.decoder = nn.ModuleList(
+            PublishedDecoderLayer(config, length, SEEDS * len(stacks) + i)
+            for i in range(config.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, shape.channels * shape.outputs)
+
+    def forward(self, window: Window) -> Float[Tensor, "batch channels horizon outputs"]:
+        """Return numbers for each series, step ahead and output."""
+        shape = self.shape
+        encoded = self._encoded(window)
+        values = window.context[..., -self.start :].transpose(1, 2)
+        x = F.pad(values, (0, 0, 0, shape.horizon))
+        known = window.known[:, :, shape.context - self.start :]
+        x = self.decoder_embedding(x, known, window.static)
+        for layer in self.decoder:
+            x = layer(x, encoded)
+        ahead = self.head(self.norm(x[:, self.start :]))
+        return ahead.unflatten(2, (shape.channels, shape.outputs)).transpose(1, 2)
+
+    def _encoded(self, window: Window) -> Tensor:
+        """Return the tokens of all encoders, one encoder's after another's."""
+        past = window.past.transpose(1, 2).flatten(2)
+        values = torch.cat([window.context.transpose(1, 2), past], -1)
+        known = window.known[:, :, : self.shape.context]
+        x = self.encoder_embedding(values, known, window.static)
+        steps = x.shape[1]
+        parts = [one(x[:, -max(steps >> i, 1) :]) for i, one in enumerate(self.encoders)]
+        return torch.cat(parts, 1)
+
+
+def sinusoids(steps: int, width: int) -> Float[Tensor, "steps width"]:
+    """Return the positions of Vaswani et al. (2017)."""
+    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angle = torch.arange(steps)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+
+
 SYSTEM = System(
     family="sparse attention",
     config=InformerConfig,
     build=Informer,
+    network=PublishedInformer,
     paper=Paper(
         title="Informer: Beyond Efficient Transformer for Long Sequence Time-Series Forecasting",
         authors="Zhou, Zhang, Peng, Zhang, Li, Xiong, Zhang",
