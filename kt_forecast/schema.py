@@ -80,3 +80,12 @@ Y = "y"
 
 CUTOFF = "cutoff"
 """Stamp of the last value that a forecast could read."""
+
+STEP = "step"
+"""Steps ahead of the origin, counted from 1."""
+
+N_WINDOWS = "n_windows"
+"""How many windows of one series a line of a result table sums up."""
+
+N_VALUES = "n_values"
+"""How many values ahead, none of them missing, a line of a result table sums up."""

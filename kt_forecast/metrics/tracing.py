@@ -338,16 +338,20 @@ def _draws(
 
 
 def _estimates(values: dict[str, float], drawn: list[list[np.ndarray]]) -> dict[str, Estimate]:
+    return {
+        name: estimate(value, np.concatenate([np.zeros(0), *(block[i] for block in drawn)]))
+        for i, (name, value) in enumerate(values.items())
+    }
+
+
+def estimate(value: float, sample: Float[np.ndarray, " resamples"]) -> Estimate:
+    """Return a value with the interval of the resamples in which it is defined."""
     tail = (1 - LEVEL) / 2
-    estimates = {}
-    for i, (name, value) in enumerate(values.items()):
-        sample = np.concatenate([np.zeros(0), *(block[i] for block in drawn)])
-        sample = sample[~np.isnan(sample)]
-        low, high = np.nan, np.nan
-        if not np.isnan(value) and len(sample):
-            low, high = np.quantile(sample, (tail, 1 - tail))
-        estimates[name] = Estimate(value, float(low), float(high))
-    return estimates
+    sample = sample[~np.isnan(sample)]
+    low, high = np.nan, np.nan
+    if not np.isnan(value) and len(sample):
+        low, high = np.quantile(sample, (tail, 1 - tail))
+    return Estimate(value, float(low), float(high))
 
 
 Kernel = Callable[
