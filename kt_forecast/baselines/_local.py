@@ -16,7 +16,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.sequences.series import SeriesSet, Window, WindowShape
 from kt_forecast.sequences.windows import Origins
 
-LEAST_VALUES = 4
+LEAST_VALUES = 12
 """A series with fewer values has its last one repeated."""
 
 

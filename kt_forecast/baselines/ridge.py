@@ -255,8 +255,9 @@ class _Plan:
         for batch in in_order(
             series, chosen, context=self.context, horizon=self.horizon, windows_per_batch=size
         ):
-            x, level = _inputs(batch.window, self)
-            pairs = torch.cat([x, batch.target - level], -1).flatten(0, 1).double()
+            window = replace(batch.window, context=batch.window.context.double())
+            x, level = _inputs(window, self)
+            pairs = torch.cat([x, batch.target - level], -1).flatten(0, 1)
             yield pairs, None if batch.real is None else batch.real.all(-1).flatten()
 
 
