@@ -262,6 +262,8 @@ class _Errors:
             InputError: a step ahead has no value.
             RuntimeError: a forecast is not finite.
         """
+        if not self.total.isfinite().all():
+            raise RuntimeError("a forecast of a validation window is not finite")
         scores, series, total, n = (torch.cat(part) for part in zip(*self.kept, strict=True))
         count = scores[..., 0].isfinite().sum(0)
         if not int(count.min()):
@@ -270,8 +272,6 @@ class _Errors:
                 " intervals cannot be calibrated; accepted are validation rows with values"
             )
         pooled = self.total.sum() / self.n.sum()
-        if not pooled.isfinite():
-            raise RuntimeError("a forecast of a validation window is not finite")
         pooled = _positive(pooled, torch.ones_like(pooled))
         enough = (self.windows >= LEAST_WINDOWS) & (self.n > 0)
         scale = _positive((self.total / self.n).where(enough, pooled), pooled)
