@@ -104,8 +104,7 @@ def a_protocol(name="gpt", rivals=BASELINES, horizon=12, error=0.37, **changes):
         model=of(error),
         baselines={rival: of(error + more) for rival, more in rivals.items()},
         differences={
-            rival: {key: score(-more, 0.008) for key in ("mse", "mae")}
-            for rival, more in rivals.items()
+            rival: {key: score(-more, 0.008) for key in of(error)} for rival, more in rivals.items()
         },
         intervals={
             name: tuple(

@@ -1,5 +1,6 @@
 """Self-contained HTML from a run's record, and its figures."""
 
+from kt_forecast.report.forecast_scored import fan_of, forecast_protocol_of
 from kt_forecast.report.forecasting import (
     Band,
     ByStep,
@@ -64,7 +65,9 @@ __all__ = [
     "Verdict",
     "answers_seen_of",
     "calibration_of",
+    "fan_of",
     "figures",
+    "forecast_protocol_of",
     "load_record",
     "protocol_of",
     "render",

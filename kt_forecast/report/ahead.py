@@ -26,6 +26,8 @@ MOST_BASELINES = 5
 """Baselines that a chart of lines shows, the best of them; the tables have all."""
 MARKS = 8
 """Markers along a line, however many steps it has."""
+NEAR = 2.0
+"""How many times as high as the model and the best baseline a chart of errors reaches at most."""
 LABEL_GAP = 0.075
 """Least distance of two labels beside a chart, as a share of its height."""
 
@@ -65,6 +67,9 @@ def _errors(
     protocol = record.protocols[place]
     steps, rows = _steps(protocol).steps, getattr(_steps(protocol), name)
     label = metric(name).label
+    peaks = {who: max(v for v in rows[who] if math.isfinite(v)) for who, _, _ in wanted}
+    near = max([*peaks.values()][:2])
+    top = 1.05 * min(max(peaks.values()), NEAR * near) or 1.0
 
     def draw(figure: "matplotlib.figure.Figure") -> None:
         axes = figure.subplots()
@@ -81,16 +86,18 @@ def _errors(
                 label=written(who),
                 zorder=10 - order,
             )
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, top)
         axes.set_ylabel(f"{label}, standardised")
         _step_axis(axes, record, steps)
         legend(axes)
 
-    digits = decimals(v for who, _, _ in wanted for v in rows[who])
+    digits = decimals((v for who, _, _ in wanted for v in rows[who]), by=min)
     said = "; ".join(
         f"{shown(who)} from {number(rows[who][0], digits)} to {number(rows[who][-1], digits)}"
         for who, _, _ in wanted
     )
+    high = [f"{shown(who)} ({number(peak, digits)})" for who, peak in peaks.items() if peak > top]
+    gone = f" Beyond the top of the chart at its highest: {', '.join(high)}." if high else ""
     n_left_out = sum(_any(row) for row in rows.values()) - len(wanted)
     best = " Of the baselines the best are shown; the table has all." if n_left_out > 0 else ""
     return Picture(
@@ -98,7 +105,7 @@ def _errors(
         title=f"{label} by step ahead{_of(record, place)}",
         caption=(
             "Mean over all test windows at each step ahead. Where the model's line meets a "
-            f"baseline's, it adds nothing to it that far ahead.{best}"
+            f"baseline's, it adds nothing to it that far ahead.{best}{gone}"
         ),
         alt=f"{label} from {steps[0]} to {steps[-1]} steps ahead: {said}.",
         svg=drawn(NARROW_INCHES, 3.5, draw),
@@ -152,7 +159,7 @@ def _width(record: ForecastRecord, rows: ByStep) -> Picture:
         ends = [[v for v in one.width if math.isfinite(v)][-1] for one in kept]
         _beside(axes, [(f"{one.level:g}%", end) for one, end in zip(kept, ends, strict=True)])
 
-    digits = decimals(v for one in kept for v in one.width)
+    digits = decimals((v for one in kept for v in one.width), by=min)
     said = "; ".join(
         f"{one.level:g}% intervals from {number(one.width[0], digits)} to "
         f"{number(one.width[-1], digits)}"
@@ -175,7 +182,7 @@ def _steps(protocol: ForecastProtocol) -> ByStep:
 
 
 def _of(record: ForecastRecord, place: int) -> str:
-    return f", {shown(record.protocols[place].name, 40)}" if len(record.protocols) > 1 else ""
+    return f" ({shown(record.protocols[place].name, 40)})" if len(record.protocols) > 1 else ""
 
 
 def _level_line(
@@ -203,7 +210,7 @@ def _step_axis(axes: "matplotlib.axes.Axes", record: ForecastRecord, steps: Sequ
     if len(steps) == 1:
         axes.set_xlim(steps[0] - 1, steps[0] + 1)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 3, 5, 6, 10]))
-    axes.set_xlabel(f"steps ahead, of {shown(record.data.frequency, 20)}")
+    axes.set_xlabel(f"steps ahead, {shown(record.data.frequency, 20)} each")
     axes.grid(visible=False, axis="x")
 
 

@@ -62,7 +62,7 @@ def panel(model: str, protocol: AnyProtocol, position: int, name: str) -> Pictur
     digits, far = 3, False
     if isinstance(protocol, ForecastProtocol):
         values = [score.value for _, score in rows]
-        digits = decimals(values)
+        digits = decimals(values, by=min)
         far = min(values) > 0.0 and max(values) > FAR_APART * min(values)
 
     def draw(figure: "matplotlib.figure.Figure") -> None:

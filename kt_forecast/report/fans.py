@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-PAST_HORIZONS = 2
 LEAST_PAST = 24
-"""Steps of the past that are drawn at least, and how many horizons of them at most."""
+MOST_PAST_HORIZONS = 4
+"""Of the past, two seasons are drawn, but not fewer steps than ahead, nor too many times these."""
+RANKS = ("best", "median", "worst")
 MOST_TICKS = 8
 MARKED_STEPS = 24
 """Most steps ahead at which every value has a marker."""
@@ -38,7 +39,7 @@ LABEL_LENGTH = 18
 def fan_chart(record: ForecastRecord, place: int) -> Picture:
     """Draw one forecast of one series with its intervals and what baselines said."""
     fan = record.fans[place]
-    past = _past(fan)
+    past = _past(record, fan)
     n_past, n_ahead = len(past), len(fan.stamps)
     bands = sorted(fan.bands, key=lambda band: -band.level)
     everyone = {record.system.name, *fan.beside}
@@ -109,21 +110,26 @@ def fan_chart(record: ForecastRecord, place: int) -> Picture:
     digits = decimals([fan.value])
     return Picture(
         name=f"fan_{place + 1}",
-        title=(
-            f"{shown(fan.rank).capitalize()} series: {shown(fan.series)}, {label} "
-            f"{number(fan.value, digits)}"
-        ),
-        caption=_caption(fan),
+        title=f"{_heading(fan)}, {label} {number(fan.value, digits)}",
+        caption=_caption(fan, len(past)),
         alt=_alt(record, fan),
         svg=drawn(WIDE_INCHES, 3.6, draw),
         wide=True,
     )
 
 
-def _past(fan: Fan) -> tuple[float, ...]:
+def _heading(fan: Fan) -> str:
+    """Return what the figure shows; a rank is of the series, any other word of the window."""
+    rank = shown(fan.rank).capitalize()
+    what = "series:" if fan.rank in RANKS else "window of"
+    return f"{rank} {what} {shown(fan.series)}"
+
+
+def _past(record: ForecastRecord, fan: Fan) -> tuple[float, ...]:
     """Return the part of the past that is drawn."""
-    kept = max(PAST_HORIZONS * len(fan.stamps), LEAST_PAST)
-    return fan.past[-kept:]
+    n_ahead = len(fan.stamps)
+    seasons = min(2 * record.data.season, MOST_PAST_HORIZONS * n_ahead)
+    return fan.past[-max(n_ahead, seasons, LEAST_PAST) :]
 
 
 def _shades(axes: "matplotlib.axes.Axes", bands: list[Band], n_ahead: int) -> list[Any]:
@@ -216,11 +222,10 @@ def _stamp(stamp: str) -> str:
     return moment.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M")
 
 
-def _caption(fan: Fan) -> str:
+def _caption(fan: Fan, n_past: int) -> str:
     said = shown(fan.window, 300)
-    left_out = len(fan.past) - len(_past(fan))
-    if left_out > 0:
-        said += f" Of what came before, the last {count(len(_past(fan)))} steps are shown."
+    if n_past < len(fan.past):
+        said += f" Of what came before, the last {count(n_past)} steps are shown."
     return said.strip()
 
 

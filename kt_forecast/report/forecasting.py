@@ -88,7 +88,7 @@ class ForecastProtocol(Scored):
     n_values: int = 0
     intervals: dict[str, tuple[IntervalScore, ...]] = field(default_factory=dict)
     by_step: ByStep | None = None
-    interval: str = "95% block bootstrap over origins"
+    interval: str = "95% bootstrap over blocks of time"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,8 @@ class Fan(Plain):
     """One forecast of one series in full, in the series' own unit; nan where a value is missing.
 
     Attributes:
-        rank: ``best``, ``median`` or ``worst``: place of the series among those of the test.
+        rank: ``best``, ``median`` or ``worst``: place of the series among those of the test; of a
+            single series a word for the window, such as ``last``.
         series: its name.
         metric: name of what ranks the series.
         value: of that metric, over all test windows of this series.

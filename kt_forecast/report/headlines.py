@@ -82,7 +82,7 @@ def headline_digits(protocol: AnyProtocol) -> int:
     """Return the decimals with which the headline metric of a protocol is quoted."""
     name = protocol.headline
     scores = [one.get(name) for one in (protocol.model, *protocol.baselines.values())]
-    return decimals(s.value for s in scores if s is not None)
+    return decimals((s.value for s in scores if s is not None), by=min)
 
 
 def _over_all(protocols: tuple[ForecastProtocol, ...]) -> str:

@@ -33,7 +33,7 @@ def scores(model: str, protocol: AnyProtocol) -> dict[str, Any]:
     digits = dict.fromkeys(metrics, PROBABILITY_DIGITS)
     if isinstance(protocol, ForecastProtocol):
         digits = {
-            name: words.decimals(part[name].value for part in parts if name in part)
+            name: words.decimals((part[name].value for part in parts if name in part), by=min)
             for name in metrics
         }
     return {
@@ -67,7 +67,7 @@ def intervals(model: str, protocol: ForecastProtocol) -> dict[str, Any]:
         for name in order
         for one in sorted(protocol.intervals.get(name, ()), key=lambda one: one.level)
     ]
-    return {"rows": rows, "digits": words.decimals(one.width.value for _, _, one in rows)}
+    return {"rows": rows, "digits": words.decimals((one.width.value for _, _, one in rows), by=min)}
 
 
 def by_step(model: str, protocol: ForecastProtocol) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def by_step(model: str, protocol: ForecastProtocol) -> dict[str, Any]:
     order = [model, *words.baselines_by_score(protocol)]
     order += sorted(set(found.mse) - set(order))
     shown = [name for name in order if name in found.mse]
-    digits = words.decimals(value for name in shown for value in found.mse[name])
+    digits = words.decimals((value for name in shown for value in found.mse[name]), by=min)
     columns = [f"MSE of {words.shown(name, 28)}" for name in shown]
     columns += [f"held by {one.level:g}%" for one in found.intervals]
     rows = [

@@ -3,7 +3,7 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kt_forecast.report.kinds import AnyProtocol, AnyRecord
 from kt_forecast.report.readings import METRICS, Metric
@@ -15,6 +15,7 @@ THIN = "\N{NARROW NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 SCIENTIFIC = -1
 """In place of a number of decimals: four digits and a power of ten."""
+SIGNIFICANT = 4
 WIDEST = 6
 """Digits before the point, or noughts behind it, beyond which a column is written so."""
 REORDERING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
@@ -60,16 +61,24 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:,.{digits}f}".replace(",", THIN)
 
 
-def decimals(values: Iterable[float], significant: int = 4) -> int:
-    """Return the decimals at which the largest of a column has so many significant digits.
+def decimals(values: Iterable[float], *, by: Callable[[list[float]], float] = max) -> int:
+    """Return the decimals with which a column of figures is written.
 
-    `SCIENTIFIC` where that column would be too wide.
+    Args:
+        values: of the column; those that are nought or not finite do not count.
+        by: which of their sizes is shown to four significant digits: ``max`` where the figures may
+            lie anywhere, ``min`` for scores, so that one that is far off hides no other.
+
+    Returns:
+        The decimals; `SCIENTIFIC` where the column would be too wide.
     """
-    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    if largest == 0.0:
-        return significant
-    leading = math.floor(math.log10(largest)) + 1
-    return SCIENTIFIC if abs(leading) > WIDEST else max(0, significant - leading)
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    leading = (
+        [math.floor(math.log10(size)) + 1 for size in (by(sizes), max(sizes))] if sizes else []
+    )
+    if any(abs(n) > WIDEST for n in leading):
+        return SCIENTIFIC
+    return max(0, SIGNIFICANT - leading[0]) if leading else SIGNIFICANT
 
 
 def amount(value: float, digits: int) -> str:
