@@ -54,7 +54,9 @@ class ForecastingConfig(Config):
             distribution.
         levels: of the quantiles; one of them is the median.
         loss: what training lowers.
-        linear: add one linear map from the context to the horizon beside a system that mixes steps.
+        least: steps that must lie before an origin for it to be trained on, where ``dense``.
+        linear: steps back that one linear map to the horizon reads, beside a system that mixes
+            steps; 0 is none.
         covariates: read the covariates, past, future and static.
         calendar: read the calendar of the stamps as covariates known in advance.
         dropout: probability of dropping a number of a token, and of the head's input.
@@ -72,7 +74,8 @@ class ForecastingConfig(Config):
     output: Output = "point"
     levels: tuple[float, ...] = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
     loss: Loss = tunable("mse", ("mse", "mae", "huber"))
-    linear: bool = tunable(default=False, space=(False, True))
+    least: int = Field(1, ge=1)
+    linear: int = tunable(0, (0, 96, 192, 336), ge=0)
     covariates: bool = True
     calendar: bool = False
     dropout: float = tunable(0.0, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
@@ -101,14 +104,20 @@ class ForecastingConfig(Config):
             raise ValueError(
                 f"levels {self.levels} must rise, lie between 0 and 1 and hold the median, 0.5"
             )
-        if self.dense and self.linear:
-            raise ValueError("linear reads the whole context; it goes with dense = false")
+        for name, steps in (("linear", self.linear), ("least", self.least)):
+            if steps > self.context:
+                raise ValueError(f"{name} is {steps}, which exceeds the context of {self.context}")
         return self
 
     @property
     def outputs(self) -> int:
         """Numbers that a network gives for each step ahead."""
         return {"point": 1, "quantile": len(self.levels), "student_t": 2}[self.output]
+
+    @property
+    def origins(self) -> int:
+        """Origins of a window that are trained on: one patch apart, the last one at its end."""
+        return 1 + (self.context - self.least) // self.patch if self.dense else 1
 
 
 def refuse_unfit(system: System, settings: SystemConfig, task: ForecastingConfig) -> None:
@@ -163,31 +172,29 @@ class SeriesForecaster(nn.Module):
             self.freedom = nn.Parameter(torch.full((task.horizon,), FIRST_FREEDOM))
         self.linear: nn.Linear | None = None
         if task.linear:
-            self.linear = nn.Linear(task.context, task.horizon)
+            self.linear = nn.Linear(task.linear, task.horizon)
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
 
     def forward(
-        self, window: Window, *, every: bool = False
-    ) -> Float[Tensor, "batch channels origin horizon outputs"]:
+        self, window: Window, *, origins: int = 1
+    ) -> Float[Tensor, "batch channels origins horizon outputs"]:
         """Return the outputs for the steps ahead, in the units of the context.
 
         Args:
             window: may be longer than the context; its last steps are read.
-            every: from the end of every patch, where the task is dense; else of the window only.
+            origins: from the ends of how many of the last patches, where the task is dense.
         """
         window = self._read(window)
         shift, spread = self._measured(window)
         if self.is_patched:
-            raw = self._patches(window, shift, spread, every=every)
+            raw = self._patches(window, shift, spread, origins)
         else:
             raw = self.network(replace(window, context=(window.context - shift) / spread))
             raw = raw[:, :, None]
+        shift, spread = shift[..., -origins:], spread[..., -origins:]
         if self.linear is not None:
-            scaled = (window.context - shift) / spread
-            raw = raw + self.linear(scaled)[:, :, None, :, None]
-        if not every:
-            shift, spread = shift[..., -1:], spread[..., -1:]
+            raw = raw + self._straight(self.linear, window.context, shift, spread)[..., None]
         return self._outputs(
             raw.float(), shift[..., None, None].float(), spread[..., None, None].float()
         )
@@ -197,7 +204,7 @@ class SeriesForecaster(nn.Module):
 
         From every patch where the task is dense: the steps ahead of each are a view.
         """
-        out = self(batch.window, every=self.task.dense)
+        out = self(batch.window, origins=self.task.origins)
         length = self.context + self.task.horizon
         target = _ahead(batch.values[..., -length:], self.task, out.shape[2])
         scored = None
@@ -249,14 +256,34 @@ class SeriesForecaster(nn.Module):
         # The patch that fills up the window on the left is no value.
         weight = _patched(weight, task.patch, fill=0.0) if task.dense else weight[..., None, :]
         count = weight.sum(-1).cumsum(-1).clamp_min(1.0)
+        # Distances from the first value: a high level must not cost the squares their digits.
+        level = context[..., :1]
+        values = values - level[..., None]
         mean = (values * weight).sum(-1).cumsum(-1) / count
         square = (values.square() * weight).sum(-1).cumsum(-1) / count
-        return mean, (square - mean.square()).clamp_min(0.0).add(EPSILON).sqrt()
+        spread = (square - mean.square()).clamp_min(0.0).add(EPSILON).sqrt()
+        return level + mean, spread
 
-    def _patches(self, window: Window, shift: Tensor, spread: Tensor, *, every: bool) -> Tensor:
+    def _straight(
+        self, linear: nn.Linear, context: Tensor, shift: Tensor, spread: Tensor
+    ) -> Tensor:
+        """Return the linear map of the values before each origin, measured as the origin's are.
+
+        It is a convolution of the values as they are, so that no origin needs its own copy.
+        """
+        apart = self.task.patch
+        missing = max((shift.shape[-1] - 1) * apart + self.task.linear - self.context, 0)
+        left = context[..., :1].expand(*context.shape[:-1], missing)
+        kept = self.task.linear + (shift.shape[-1] - 1) * apart
+        x = torch.cat([left, context], -1)[..., -kept:].flatten(0, 1)[:, None]
+        found = F.conv1d(x, linear.weight[:, None], stride=apart)
+        found = found.mT.unflatten(0, context.shape[:2]) - shift[..., None] * linear.weight.sum(1)
+        return found / spread[..., None] + linear.bias
+
+    def _patches(self, window: Window, shift: Tensor, spread: Tensor, origins: int) -> Tensor:
         """Return the outputs of the mixed patches; channels that are not mixed are rows."""
         if self.task.mixing:
-            return self.network(window, shift, spread, every=every)
+            return self.network(window, shift, spread, origins)
         channels = window.context.shape[1]
         rows = Window(
             context=_as_rows(window.context),
@@ -265,7 +292,7 @@ class SeriesForecaster(nn.Module):
             known=_as_rows(window.known),
             static=_as_rows(window.static),
         )
-        raw = self.network(rows, _as_rows(shift), _as_rows(spread), every=every)
+        raw = self.network(rows, _as_rows(shift), _as_rows(spread), origins)
         return raw.squeeze(1).unflatten(0, (-1, channels))
 
     def _outputs(self, raw: Tensor, shift: Tensor, spread: Tensor) -> Tensor:
@@ -356,18 +383,17 @@ class Patches(nn.Module):
     def forward(
         self,
         window: Window,
-        shift: Float[Tensor, "batch channels origin"],
-        spread: Float[Tensor, "batch channels origin"],
-        *,
-        every: bool,
-    ) -> Float[Tensor, "batch channels predicted horizon outputs"]:
-        """Return the outputs of the last origin, or of every patch's end.
+        shift: Float[Tensor, "batch channels patches"],
+        spread: Float[Tensor, "batch channels patches"],
+        origins: int,
+    ) -> Float[Tensor, "batch channels origins horizon outputs"]:
+        """Return the outputs from the ends of the last patches.
 
         Args:
             window: its channels share a token.
             shift: what values are measured from.
             spread: and by.
-            every: from every patch's end.
+            origins: how many patches.
         """
         x = self.embed(self._tokens(window, shift, spread).transpose(1, 2).flatten(2))
         if self.facts is not None:
@@ -379,10 +405,7 @@ class Patches(nn.Module):
         y, _ = self.mixer(self.dropout(x), valid=valid)
         if valid is not None:
             y = y * valid[..., None]
-        if not self.task.dense:
-            y = y.flatten(1)[:, None]
-        elif not every:
-            y = y[:, -1:]
+        y = y[:, -origins:] if self.task.dense else y.flatten(1)[:, None]
         known = None
         if self.shape.known:
             known = _ahead(window.known.mT, self.task, y.shape[1]).movedim(2, -1)
