@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Cache, CausalAttention
-from kt_forecast.nn.feedforward import FeedForward
+from kt_forecast.nn.layer import Layer
 from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
 
 
@@ -66,50 +66,12 @@ class GPTState(State):
     layers: tuple[Cache, ...]
 
 
-class Layer(nn.Module):
-    """Attention and feed-forward, each added to a layer-normalised reading of the stream."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = CausalAttention(
-            config.width,
-            config.heads,
-            forgetting=config.positions == "forgetting",
-            window=config.window,
-        )
-        self.dropout = nn.Dropout(config.dropout)
-        self.feed_norm = nn.LayerNorm(config.width)
-        self.feed = FeedForward(
-            config.width, config.expansion * config.width, dropout=config.dropout
-        )
-
-    def init_state(self, batch: int) -> Cache:
-        """Return an empty cache."""
-        return self.attention.init_state(batch)
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch time width"],
-        read: Float[Tensor, "batch time width"],
-        cache: Cache | None,
-        valid: Bool[Tensor, "batch time"] | None,
-        reset: Bool[Tensor, "batch time"] | None,
-    ) -> tuple[Float[Tensor, "batch time width"], Cache | None]:
-        """Return ``x`` after reading ``read``, whose keys and values join the cache."""
-        query = self.attention_norm(x)
-        source = query if read is x else self.attention_norm(read)
-        mixed, cache = self.attention(source, cache, query=query, valid=valid, reset=reset)
-        x = x + self.dropout(mixed)
-        return x + self.feed(self.feed_norm(x)), cache
-
-
 class GPT(nn.Module):
     """Decoder-only Transformer; see `kt_forecast.nn.system.Mixer`."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        layers = [Layer(config) for _ in range(config.layers)]
+        layers = [_layer(config) for _ in range(config.layers)]
         self.layers: Sequence[Layer] = nn.ModuleList(layers)  # type: ignore[assignment]
         self.norm = nn.LayerNorm(config.width)
         for name, weight in self.named_parameters():
@@ -156,6 +118,17 @@ class GPT(nn.Module):
             caches.append(after)
         y = self.norm(x if query is None else query)
         return y, None if state is None else GPTState(tuple(caches))
+
+
+def _layer(config: GPTConfig) -> Layer:
+    attention = CausalAttention(
+        config.width,
+        config.heads,
+        forgetting=config.positions == "forgetting",
+        window=config.window,
+    )
+    inner = config.expansion * config.width
+    return Layer(attention, config.width, inner=inner, dropout=config.dropout)
 
 
 def _std(inputs: int, layers: int) -> float:
