@@ -128,6 +128,5 @@ SYSTEM = System(
         "normalisation": "window",
         "mixing": True,
         "calendar": True,
-        "loss": "mse",
     },
 )

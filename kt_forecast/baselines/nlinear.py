@@ -55,5 +55,5 @@ SYSTEM = System(
         two_streams=False,
         cost=Cost(training_flops=1, training_bytes=1, step_flops=0, state_bytes=0),
     ),
-    forecasting={"context": 336, "normalisation": "last", "loss": "mse"},
+    forecasting={"context": 336, "normalisation": "last"},
 )

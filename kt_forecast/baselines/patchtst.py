@@ -141,5 +141,5 @@ SYSTEM = System(
         two_streams=False,
         cost=Cost(training_flops=2, training_bytes=2, step_flops=0, state_bytes=0),
     ),
-    forecasting={"context": 336, "normalisation": "window", "loss": "mse"},
+    forecasting={"context": 336, "normalisation": "window"},
 )
