@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
-import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -118,15 +117,20 @@ class Level(nn.Module):
         self.down = nn.Linear(many, config.width) if stride and down else None
         self.up = nn.Linear(config.width, many) if stride and up else None
 
-    def init_state(self, batch: int, *, cached: bool) -> LevelState:
-        """Return the state before the first step, with empty caches or with none."""
+    def init_state(self, like: Float[Tensor, "batch width"], *, cached: bool) -> LevelState:
+        """Return the state before the first step, with empty caches or with none.
+
+        Args:
+            like: zeros, one vector a sequence.
+            cached: whether the layers shall have caches.
+        """
+        batch = len(like)
         before = tuple(layer.init_state(batch) if cached else None for layer in self.before)
         after = tuple(layer.init_state(batch) if cached else None for layer in self.after)
         if self.stride is None:
             return LevelState(before, after, None, None)
-        zeros = next(self.parameters()).new_zeros
-        steps = zeros(batch, self.stride - 1, self.width)
-        return LevelState(before, after, steps, zeros(batch, self.width))
+        steps = like.new_zeros(batch, self.stride - 1, self.width)
+        return LevelState(before, after, steps, like)
 
     def shortened(
         self, x: Float[Tensor, "batch time width"], kept: Tensor, span: Span, stride: int
@@ -187,9 +191,9 @@ class Hourglass(nn.Module):
         return y, None if state is None else after
 
     def _nothing(self, batch: int, *, cached: bool) -> HourglassState:
-        position = torch.zeros(batch, dtype=torch.int64, device=self.norm.weight.device)
-        levels = tuple(level.init_state(batch, cached=cached) for level in self.levels)
-        return HourglassState(position, levels)
+        zeros = self.norm.weight.new_zeros(batch, len(self.norm.weight))
+        levels = tuple(level.init_state(zeros, cached=cached) for level in self.levels)
+        return HourglassState(zeros[:, 0].long(), levels)
 
     def _run(self, x: Tensor, state: HourglassState, span: Span) -> tuple[Tensor, HourglassState]:
         y, levels = self._through(0, x, state.levels, span)
