@@ -18,7 +18,7 @@ from kt_forecast.data.series.frequency import at
 from kt_forecast.data.series.grid import GAPS_HINT, Gaps, Grid, Naming, Rows, group, in_order, lay
 from kt_forecast.data.series.scale import scale_notes
 from kt_forecast.data.series.source import Source
-from kt_forecast.data.series.table import Frequency, SeriesTable
+from kt_forecast.data.series.table import Frequency, SeriesTable, StampType
 from kt_forecast.errors import InputError
 
 Ints = npt.NDArray[np.int64]
@@ -171,7 +171,7 @@ def _rows(source: Source, roles: Roles) -> Rows:
 
 def _grid(
     source: Source, roles: Roles, choices: Choices, rows: Rows
-) -> tuple[Grid, pl.DataType | None]:
+) -> tuple[Grid, StampType | None]:
     """Return the grid of the rows, and the type of their stamps.
 
     Raises:

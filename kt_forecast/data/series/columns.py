@@ -9,6 +9,7 @@ import polars as pl
 from kt_forecast.data.readers._files import MISSING
 from kt_forecast.data.series.frequency import DAY
 from kt_forecast.data.series.source import Source, first_rows
+from kt_forecast.data.series.table import StampType
 from kt_forecast.data.values import dates
 from kt_forecast.errors import InputError
 
@@ -67,7 +68,7 @@ def is_number(series: pl.Series) -> bool:
     return bool(head.cast(pl.Float64, strict=False).is_not_null().all())
 
 
-def stamps(series: pl.Series, source: Source, name: str) -> tuple[npt.NDArray[Any], pl.DataType]:
+def stamps(series: pl.Series, source: Source, name: str) -> tuple[npt.NDArray[Any], StampType]:
     """Return stamps as whole microseconds or integers, and the type to give them back in.
 
     Integers keep their own width.

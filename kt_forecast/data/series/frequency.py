@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kt_forecast.data.series.table import Frequency, Kind, SeriesTable
+from kt_forecast.data.series.table import Frequency, Kind, SeriesTable, StampType
 from kt_forecast.errors import InputError
 
 Ints = npt.NDArray[np.int64]
@@ -207,6 +207,8 @@ def ends_months(frequency: Frequency) -> bool:
 def ticks(frequency: Frequency, first: Ints, stamps: Ints) -> Ints:
     """Return how many steps each stamp is after the first of its series, rounded down.
 
+    Months are counted by their number, whatever the day.
+
     Args:
         frequency: of the grid.
         first: the first stamp of each row's series, or one for all.
@@ -247,7 +249,7 @@ def at(frequency: Frequency, first: Ints | int, count: Ints) -> Ints:
     return first + count * frequency.step
 
 
-def typed(stamps: Ints, stamp_type: pl.DataType | None) -> pl.Series:
+def typed(stamps: Ints, stamp_type: StampType | None) -> pl.Series:
     """Return stamps in the type that the user's own had."""
     values = pl.Series(stamps, dtype=pl.Int64)
     if stamp_type is None or stamp_type.is_numeric():
@@ -259,7 +261,7 @@ def typed(stamps: Ints, stamp_type: pl.DataType | None) -> pl.Series:
     return moments.cast(stamp_type)
 
 
-def stamp_text(stamp: int, stamp_type: pl.DataType | None) -> str:
+def stamp_text(stamp: int, stamp_type: StampType | None) -> str:
     """Return a stamp for a message."""
     if stamp_type is None or stamp_type.is_numeric():
         return str(stamp)

@@ -23,7 +23,7 @@ from kt_forecast.data.series.frequency import (
     usual_season,
 )
 from kt_forecast.data.series.source import Source
-from kt_forecast.data.series.table import Frequency
+from kt_forecast.data.series.table import Frequency, StampType
 from kt_forecast.errors import InputError
 
 Ints = npt.NDArray[np.int64]
@@ -106,14 +106,14 @@ class Naming:
 
     source: Source
     column: str
-    stamp_type: pl.DataType
+    stamp_type: StampType
     ids: tuple[str, ...]
 
-    def text(self, stamp: int) -> str:
+    def text(self, stamp: int | np.int64) -> str:
         """Return a stamp in the user's words."""
         return stamp_text(int(stamp), self.stamp_type)
 
-    def of(self, series: int) -> str:
+    def of(self, series: int | np.int64) -> str:
         """Return the name of a series at the start of a clause."""
         return f"series {self.ids[series]!r} " if self.ids else "the table "
 
@@ -384,7 +384,7 @@ def _refuse_gap(
         return
     place = int(gap.argmax())
     of = code[place]
-    stamp = int(at(frequency, first[of], tick[place : place + 1] + 1)[0])
+    stamp = int(at(frequency, int(first[of]), tick[place : place + 1] + 1)[0])
     missing = int((np.diff(tick)[gap] - 1).sum())
     number = len(np.unique(code[1:][gap]))
     raise InputError(

@@ -2,11 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+if TYPE_CHECKING:
+    StampType = pl.DataType
+else:
+    # The checker of annotations in tests takes no type of polars.
+    StampType = Any
 
 Kind = Literal["duration", "months", "business_days", "integer", "order"]
 
@@ -70,7 +76,7 @@ class SeriesTable:
     static: npt.NDArray[np.float32]
     static_names: tuple[str, ...] = ()
     stamps: npt.NDArray[np.int64] | None = None
-    stamp_type: pl.DataType | None = None
+    stamp_type: StampType | None = None
     id_name: str = ""
     notes: tuple[str, ...] = ()
     data_hash: str = ""
