@@ -124,7 +124,7 @@ class Conformal:
                     own = intervals_in(seen.forecast.levels)
                     errors.levels = tuple(sorted({round(level, 12) for level in (*levels, *own)}))
                 errors.add(seen)
-            return errors.learned(cls)
+            return errors.learned(cls).to("cpu")
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ SAME_LEVEL = 1e-9
 CELLS_AT_ONCE = 4_000_000
 """Numbers drawn at once: bounds the memory of the bootstrap."""
 
+ROWS_AT_ONCE = 2_000_000
+"""Rows whose seasonal differences are taken at once."""
+
 
 def ends(level: float) -> tuple[float, float]:
     """Return the levels of the two quantiles between which an interval of ``level`` lies.
@@ -354,16 +357,25 @@ def seasonal_scale(
     Returns:
         One scale a series; nan where no pair of training rows lies a season apart.
     """
-    length = np.diff(start)
-    series = np.repeat(np.arange(len(length)), length)[season:]
-    place = np.arange(season, len(values)) - start[series]
-    valid = (place >= season) & (place < train_end[series])
-    if observed is not None:
-        valid &= observed[season:] & observed[:-season]
-    step = np.abs(values[season:].astype(np.float64) - values[:-season])
-    total = np.bincount(series[valid], step[valid], minlength=len(length))
-    pairs = np.bincount(series[valid], minlength=len(length))
-    return _ratio(total.astype(np.float64), pairs.astype(np.float64))
+    n_series = len(start) - 1
+    total, pairs = np.zeros(n_series), np.zeros(n_series)
+    low = 0
+    while low < n_series:
+        # Some series at a time: what is computed for each row would not fit for all at once.
+        most = np.searchsorted(start, start[low] + ROWS_AT_ONCE, side="right") - 1
+        high = max(low + 1, int(most))
+        own = start[low : high + 1] - start[low]
+        rows = slice(start[low], start[high])
+        number = np.repeat(np.arange(high - low), np.diff(own))
+        valid = np.arange(len(number)) - own[number] < train_end[low:high][number]
+        if observed is not None:
+            valid &= observed[rows]
+        both = valid[season:] & valid[:-season] & (number[season:] == number[:-season])
+        moved = np.abs(values[rows][season:].astype(np.float64) - values[rows][:-season])
+        total[low:high] = np.bincount(number[season:][both], moved[both], minlength=high - low)
+        pairs[low:high] = np.bincount(number[season:][both], minlength=high - low)
+        low = high
+    return _ratio(total, pairs)
 
 
 def pinball_name(quantile: float) -> str:

@@ -82,21 +82,34 @@ def test_coverage_is_within_the_luck_of_the_draw_at_every_level_and_step(levels)
         assert np.abs(hits[level] / trials - level).max() < spread, (level, hits[level] / trials)
 
 
+def ten_errors():
+    """Return one series whose ten forecasts of one step are off by known amounts."""
+    values = np.concatenate([[0.0], np.random.default_rng(0).permutation(np.arange(1.0, 11.0))])
+    series = series_set([values])
+    valid = Origins(np.array([1]), np.array([10]))
+    return series, valid, series.values[1:].abs().double().numpy()
+
+
 def test_rank_is_that_of_one_score_more():
-    """With 19 scores the level 90 interval ends at the 18th error, 95 at the last."""
-    values = np.concatenate([[0.0], np.random.default_rng(0).permutation(np.arange(1.0, 20.0))])
-    series = series_set([values], train=20)
-    series = series.map(lambda tensor: tensor)
+    """Of ten errors, level 80 ends at the ninth and 90 at the last, not at eighth and ninth."""
+    series, valid, errors = ten_errors()
     predictor = Zero(horizon=1)
-    valid = Origins(np.array([1]), np.array([19]))
-    found = Conformal.fit(predictor, series, valid, horizon=1, levels=(0.9, 0.95))
-    errors = np.sort(series.values[1:].abs().numpy())
+    found = Conformal.fit(predictor, series, valid, horizon=1, levels=(0.8, 0.9))
     scaled = found.correction[:, 0].numpy() * found.scale.numpy()
-    np.testing.assert_allclose(scaled, [errors[17], errors[18]], rtol=1e-6)
+    np.testing.assert_allclose(scaled, np.sort(errors)[[8, 9]], rtol=1e-6)
     assert not found.notes
     found = Conformal.fit(predictor, series, valid, horizon=1, levels=(0.99,))
     assert "too few to calibrate the 99 % interval" in found.notes[0]
-    np.testing.assert_allclose(found.correction[0, 0] * found.scale[0], errors[18], rtol=1e-6)
+    np.testing.assert_allclose(found.correction[0] * found.scale, errors.max(), rtol=1e-6)
+
+
+def test_the_scale_of_a_window_leaves_the_window_out(monkeypatch):
+    monkeypatch.setattr(module, "LEAST_WINDOWS", 10)
+    series, valid, errors = ten_errors()
+    found = Conformal.fit(Zero(horizon=1), series, valid, horizon=1, levels=(0.8, 0.9))
+    shares = np.sort([e / np.delete(errors, i).mean() for i, e in enumerate(errors)])
+    np.testing.assert_allclose(found.correction[:, 0], shares[[8, 9]], rtol=1e-6)
+    np.testing.assert_allclose(found.scale[0], errors.mean(), rtol=1e-6)
 
 
 def test_one_definition_of_a_level():

@@ -1,5 +1,7 @@
 """Every window scored once, the same at any batch size, and nothing read after the origin."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -19,6 +21,7 @@ from kt_forecast.evaluation.forecasting import (
     scale_of,
     validation_scores,
 )
+from kt_forecast.evaluation.predicting import hidden
 from kt_forecast.schema import N_VALUES, N_WINDOWS, STEP, UNIQUE_ID
 from kt_forecast.sequences.series import Forecast
 from kt_forecast.sequences.windows import Origins, gather
@@ -194,6 +197,39 @@ def test_a_predictor_that_reads_the_answer_is_found_out():
     with pytest.raises(RuntimeError, match="reads what came after the origin"):
         evaluate(Peeking(HORIZON), series, chosen, horizon=HORIZON)
     assert series.values.isfinite().all()
+
+
+def test_what_comes_after_the_origin_is_hidden():
+    series, low, high = three(missing=True)
+    series = replace(series, past=torch.ones(len(series.values), 2), known=series.values[:, None])
+    chosen = every_window(series, low, high, horizon=HORIZON)
+    numbers = np.arange(len(chosen))
+    plain, batch = (gather(series, chosen, numbers, context=12, horizon=HORIZON) for _ in range(2))
+    batch = hidden(batch)
+    assert batch.target.isnan().all()
+    assert batch.past[:, :, 12:].isnan().all()
+    assert not batch.scored.any()
+    for name in ("context", "real", "past", "known", "static"):
+        assert torch.equal(getattr(batch.window, name), getattr(plain.window, name))
+    whole = three()[0]
+    batch = hidden(gather(whole, chosen, numbers, context=12, horizon=HORIZON))
+    assert batch.target.isnan().all()
+
+
+def test_a_value_that_is_zero_but_for_rounding_misses_nothing():
+    """Counts of mostly zeros: standardised and back they are not exactly zero."""
+    column = np.zeros(90)
+    column[:60:7] = 1000.0
+    series = series_set([column], train=60)
+    chosen = every_window(series, np.array([60]), np.array([90]), horizon=HORIZON)
+
+    class Nearly(Naive):
+        def predict(self, batch):
+            return Forecast(batch.window.context[..., -1:].repeat(1, 1, HORIZON) * (1 + 1e-7))
+
+    scores = evaluate(Nearly(HORIZON), series, chosen, horizon=HORIZON)
+    assert scores.metrics["smape"].value == 0
+    assert scores.metrics["mae_original"].value < 1e-3
 
 
 def test_nothing_to_score_is_said():

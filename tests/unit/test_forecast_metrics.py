@@ -40,7 +40,9 @@ def test_levels_and_quantiles_are_one_thing():
     assert metrics.percent(0.975) == "97.5"
 
 
-def test_seasonal_scale_by_hand():
+@pytest.mark.parametrize("at_once", [1, 7, 10**6])
+def test_seasonal_scale_by_hand(at_once, monkeypatch):
+    monkeypatch.setattr(metrics, "ROWS_AT_ONCE", at_once)
     first = np.array([1.0, 2.0, 4.0, 8.0, 9.0, 100.0])
     second = np.array([5.0, 5.0, 5.0, 5.0])
     third = np.array([1.0])
