@@ -10,6 +10,7 @@ from kt_forecast.report.drawing import (
     MUTED,
     NARROW_INCHES,
     Picture,
+    columns_that_fit,
     drawn,
     legend,
     series,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MOST_BASELINES = 5
 """Baselines that a chart of lines shows, the best of them; the tables have all."""
+LEGEND_INCHES = NARROW_INCHES - 0.7
 MARKS = 8
 """Markers along a line, however many steps it has."""
 NEAR = 2.0
@@ -67,6 +69,8 @@ def _errors(
     protocol = record.protocols[place]
     steps, rows = _steps(protocol).steps, getattr(_steps(protocol), name)
     label = metric(name).label
+    columns = columns_that_fit([written(who) for who, _, _ in wanted], LEGEND_INCHES)
+    height = 3.05 + 0.21 * math.ceil(len(wanted) / columns)
     peaks = {who: max(v for v in rows[who] if math.isfinite(v)) for who, _, _ in wanted}
     near = max([*peaks.values()][:2])
     top = 1.05 * min(max(peaks.values()), NEAR * near) or 1.0
@@ -89,7 +93,7 @@ def _errors(
         axes.set_ylim(0, top)
         axes.set_ylabel(f"{label}, standardised")
         _step_axis(axes, record, steps)
-        legend(axes)
+        legend(axes, columns)
 
     digits = decimals((v for who, _, _ in wanted for v in rows[who]), by=min)
     said = "; ".join(
@@ -108,7 +112,7 @@ def _errors(
             f"baseline's, it adds nothing to it that far ahead.{best}{gone}"
         ),
         alt=f"{label} from {steps[0]} to {steps[-1]} steps ahead: {said}.",
-        svg=drawn(NARROW_INCHES, 3.5, draw),
+        svg=drawn(NARROW_INCHES, height, draw),
     )
 
 

@@ -3,7 +3,7 @@
 import io
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ MARKERS = ("s", "^", "D", "v", "P", "X")
 NARROW_INCHES = 4.6
 WIDE_INCHES = 9.4
 NAME_LENGTH = 22
+LETTER_INCHES, HANDLE_INCHES = 0.086, 0.55
+"""Width of a letter of a legend, and of all else that a column of it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,21 @@ def series(record: AnyRecord, names: Collection[str]) -> list[tuple[str, str, st
     return first + [
         (name, RIVALS[i % len(RIVALS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(rivals)
     ]
+
+
+def columns_that_fit(labels: Sequence[str], inches: float) -> int:
+    """Return how many columns of a legend fit into a width; its rows are as few as that allows."""
+    for columns in range(len(labels), 1, -1):
+        short, longer = divmod(len(labels), columns)
+        sizes = [short + (place < longer) for place in range(columns)]
+        starts = [sum(sizes[:place]) for place in range(columns)]
+        widths = [
+            max(len(label) for label in labels[start : start + size])
+            for start, size in zip(starts, sizes, strict=True)
+        ]
+        if sum(LETTER_INCHES * width + HANDLE_INCHES for width in widths) <= inches:
+            return columns
+    return 1
 
 
 def legend(axes: "matplotlib.axes.Axes", columns: int = 3) -> None:

@@ -12,6 +12,7 @@ from kt_forecast.report.drawing import (
     RIVALS,
     WIDE_INCHES,
     Picture,
+    columns_that_fit,
     drawn,
     series,
     written,
@@ -33,6 +34,7 @@ MARKED_STEPS = 24
 LIGHTEST, DARKEST = 0.14, 0.46
 """Opacity of the widest interval and of the narrowest."""
 DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (8, 3)))
+LEGEND_INCHES = WIDE_INCHES - 0.7
 LABEL_LENGTH = 18
 
 
@@ -69,7 +71,7 @@ def fan_chart(record: ForecastRecord, place: int) -> Picture:
             linewidth=2,
             marker=marker,
             markersize=4,
-            label=f"forecast of {written(record.system.name)}",
+            label=written(record.system.name),
             zorder=6,
         )
         for order, (name, values) in enumerate(fan.beside.items()):
@@ -99,7 +101,7 @@ def fan_chart(record: ForecastRecord, place: int) -> Picture:
             handles=handles,
             loc="lower left",
             bbox_to_anchor=(-0.01, 1.0),
-            ncols=min(5, math.ceil(len(handles) / math.ceil(len(handles) / 5))),
+            ncols=columns_that_fit([str(one.get_label()) for one in handles], LEGEND_INCHES),
             columnspacing=1.4,
             handlelength=2.2,
             handletextpad=0.5,
@@ -165,16 +167,21 @@ def _shades(axes: "matplotlib.axes.Axes", bands: list[Band], n_ahead: int) -> li
 def stamp_ticks(stamps: Sequence[str]) -> list[tuple[int, str]]:
     """Return position and label of the stamps that an axis names.
 
-    Dates and moments are named where a year, a month, a day or an hour begins, the finest of these
-    that leaves room; other stamps at equal distances.
+    Dates and moments are named where a year, a month, a day or an hour begins, as many of these as
+    there is room for; other stamps at equal distances.
     """
     moments = [_moment(stamp) for stamp in stamps]
+    best: list[tuple[int, str]] = []
     if all(moment is not None for moment in moments):
-        for key, words in reversed(_CALENDAR):
-            begun = [key(moment) for moment in moments if moment is not None]
-            places = [i for i in range(1, len(begun)) if begun[i] != begun[i - 1]]
-            if 2 <= len(places) <= MOST_TICKS:
-                return [(i, moments[i].strftime(words)) for i in places]  # type: ignore[union-attr]
+        for key, words in _CALENDAR:
+            begun = [(key(moment), moment.strftime(words)) for moment in moments if moment]
+            found = [
+                (i, begun[i][1]) for i in range(1, len(begun)) if begun[i][0] != begun[i - 1][0]
+            ]
+            if len(best) < len(found) <= MOST_TICKS:
+                best = found
+    if len(best) > 1:
+        return best
     between = max(1, math.ceil(len(stamps) / MOST_TICKS))
     return [(i, shown(stamps[i], LABEL_LENGTH)) for i in range(0, len(stamps), between)]
 

@@ -1,6 +1,6 @@
 """Evaluations of forecasts as parts of a run's record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kt_forecast.report.forecasting import (
@@ -89,7 +89,7 @@ def fan_of(
     *,
     series: str,
     stamps: Sequence[str],
-    beside: Mapping[str, Sequence[float]],
+    beside: Mapping[str, Iterable[float]],
 ) -> Fan:
     """Return one window of an evaluation as a fan chart shows it.
 

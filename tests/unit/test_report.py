@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -40,31 +39,11 @@ from kt_forecast.report import (
 from kt_forecast.report.charts import curves
 from kt_forecast.report.headlines import headline
 from kt_forecast.report.heatmap import MASTERY_STEPS, window
+from tests.page import Page
 from tests.sample_record import HOSTILE, a_record, score, with_protocol
 
 LARGEST_PAGE_BYTES = 1_500_000
 NAN = Score(value=math.nan)
-
-
-class Page(HTMLParser):
-    """Collects what a test asks about a document."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.ids, self.attributes, self.words = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attributes]
-        self.ids += [value for name, value in attributes if name == "id"]
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.words))
 
 
 def bare(**changes):
