@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
@@ -20,7 +20,6 @@ from kt_forecast.schema import DS, UNIQUE_ID, Y
 if TYPE_CHECKING:
     import pandas as pd
 
-Format = Literal["auto", "long", "wide"]
 _TASK = "forecasting"
 _COLUMNS = (UNIQUE_ID, DS, Y)
 
@@ -39,10 +38,10 @@ def load(  # noqa: PLR0913  # the choices of a user, each by its name
     source: "SeriesTable | str | Path | pl.DataFrame | pl.LazyFrame | pd.DataFrame | pd.Series",
     *,
     columns: Mapping[str, str] | None = None,
-    format: Format = "auto",  # noqa: A002  # the word that users say
+    format: str = "auto",  # noqa: A002  # the word that users say
     freq: str | int | None = None,
-    stamps: Stamps = "auto",
-    gaps: Gaps = "refuse",
+    stamps: str = "auto",
+    gaps: str = "refuse",
     past: Sequence[str] = (),
     future: Sequence[str] = (),
     static: Sequence[str] = (),
@@ -60,9 +59,10 @@ def load(  # noqa: PLR0913  # the choices of a user, each by its name
         format: ``long`` has a row for each series and stamp, ``wide`` a column for each series;
             ``auto`` judges by the columns.
         freq: the step between stamps; detected where it is None.
-        stamps: ``order`` takes rows as equally spaced whatever their stamps say.
-        gaps: what becomes of missing values inside a series: they are refused, masked (they stay
-            nan), or filled forward by the last value before them.
+        stamps: ``dates``, or ``order``, which takes rows as equally spaced whatever their stamps
+            say; ``auto`` leaves it to the card, if there is one.
+        gaps: what becomes of missing values inside a series: ``refuse``, ``mask`` (they stay nan),
+            or ``ffill`` (they repeat the last value before them).
         past: covariates known up to the origin.
         future: covariates known in advance.
         static: facts of a series, constant in its rows; text becomes one column a value.
@@ -75,7 +75,7 @@ def load(  # noqa: PLR0913  # the choices of a user, each by its name
     """
     if isinstance(source, SeriesTable):
         return source
-    layout: str = format
+    layout = format
     declared = _Declared(dict(columns or {}), tuple(past), tuple(future), tuple(static))
     if isinstance(source, str) and not Path(source).is_file() and source in card_names():
         card = _card(source)
@@ -100,7 +100,14 @@ def load(  # noqa: PLR0913  # the choices of a user, each by its name
     opened = open_source(source)
     if name is None:
         name = Path(source).name.split(".")[0] if isinstance(source, str | Path) else "frame"
-    choices = Choices(name=name, freq=freq, stamps=stamps, gaps=gaps, season=season, asking=asking)
+    choices = Choices(
+        name=name,
+        freq=freq,
+        stamps=cast("Stamps", stamps),
+        gaps=cast("Gaps", gaps),
+        season=season,
+        asking=asking,
+    )
     wide = _is_wide(opened, declared) if layout == "auto" else layout == "wide"
     roles, notes = (_wide_roles if wide else _long_roles)(opened, declared)
     return check(replace(opened, notes=(*opened.notes, *notes)), roles, choices, wide=wide)

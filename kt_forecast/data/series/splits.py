@@ -299,10 +299,12 @@ def _moment(table: SeriesTable, value: int | str | None, name: str) -> int | Non
     if value is None:
         return None
     dated = table.frequency.kind != "integer"
-    found = moment(value) if dated and isinstance(value, str) else value
-    if isinstance(found, str) and found.lstrip("-").isdigit():
-        found = int(found)
-    if dated != isinstance(value, str) or not isinstance(found, int):
+    found: int | None = None
+    if dated and isinstance(value, str):
+        found = moment(value)
+    elif not dated:
+        found = int(value) if str(value).lstrip("-").isdigit() else None
+    if found is None:
         accepted = "an ISO date" if dated else "a whole number"
         raise InputError(f"{name}: {value!r} is no stamp of {table.name}; accepted is {accepted}")
     return found
