@@ -254,16 +254,17 @@ def zoo(
       kt-forecast zoo
       kt-forecast zoo gpt
     """
-    from kt_forecast.tracer import catalogue, entry
+    from kt_forecast.catalogue import catalogue, entry
 
     if name is None:
-        columns = ("system", "family", "promises", "paper")
+        columns = ("system", "family", "for", "promises", "paper")
         _print_table("What --system takes", columns, catalogue())
         return
     found = entry(name)
-    for part in ("page", "promises", "paper", "url"):
+    for part in ("page", "serves", "promises", "paper", "url"):
         if found[part]:
-            print(found[part] + ("\n" if part == "page" else ""))
+            said = f"for {found[part]}" if part == "serves" else found[part]
+            print(said + ("\n" if part == "page" else ""))
     _print_table(f"Settings of {name}", ("setting", "default", "search space"), found["settings"])
 
 
@@ -358,9 +359,9 @@ def _recipe(recipe: str | None, table: dict[str, Any], system: str | None) -> "R
     Raises:
         InputError: neither a recipe nor a table is named, or a key or value is refused.
     """
+    from kt_forecast.catalogue import find
     from kt_forecast.experiment import Recipe, shipped
     from kt_forecast.nn.system import System
-    from kt_forecast.tracer import find
 
     if recipe is None and "source" not in table:
         raise InputError(

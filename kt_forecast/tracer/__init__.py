@@ -3,20 +3,16 @@
 from kt_forecast.tracer.estimator import KnowledgeTracer, load
 from kt_forecast.tracer.fitting import Fitted, fit_plan, predict_rows
 from kt_forecast.tracer.streaming import Stream, mastery_over_time
-from kt_forecast.tracer.systems import Plan, catalogue, entry, find, names, plan
+from kt_forecast.tracer.systems import Plan, plan
 
 __all__ = [
     "Fitted",
     "KnowledgeTracer",
     "Plan",
     "Stream",
-    "catalogue",
-    "entry",
-    "find",
     "fit_plan",
     "load",
     "mastery_over_time",
-    "names",
     "plan",
     "predict_rows",
 ]

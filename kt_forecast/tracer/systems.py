@@ -1,18 +1,14 @@
-"""One word reaches everything that can be trained: published systems, neural and fitted baselines.
+"""What will be trained on students, and how: every setting resolved and checked first."""
 
-The folders ``zoo/`` and ``baselines/`` are the registry; there is no list.
-"""
-
-import sys
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from kt_forecast import zoo
 from kt_forecast.baselines import Baseline
-from kt_forecast.config import Config, Range
+from kt_forecast.catalogue import find
+from kt_forecast.config import Config
 from kt_forecast.errors import InputError
-from kt_forecast.nn.system import Paper, System, SystemConfig, modules_in, unknown
+from kt_forecast.nn.system import System, SystemConfig
 from kt_forecast.tasks.knowledge_tracing import TracingConfig, refuse_illegal
 from kt_forecast.training import TrainingConfig
 
@@ -53,28 +49,6 @@ class Plan:
         }
 
 
-def names() -> list[str]:
-    """Return every word that reaches something to train."""
-    return sorted({*zoo.names(), *modules_in("kt_forecast.baselines")})
-
-
-def find(name: str) -> System | Baseline:
-    """Return what a word reaches.
-
-    Raises:
-        InputError: it reaches nothing; the nearest word is suggested.
-    """
-    from importlib import import_module
-
-    if name in zoo.names():
-        return zoo.load(name)
-    if name not in names():
-        raise InputError(unknown(str(name), names(), "system"))
-    module = import_module(f"kt_forecast.baselines.{name}")
-    found: System | Baseline = getattr(module, "BASELINE", None) or module.SYSTEM
-    return found
-
-
 def plan(
     system: str,
     settings: dict[str, Any] | None = None,
@@ -87,7 +61,7 @@ def plan(
     """Resolve and check what will be trained.
 
     Args:
-        system: a word of `names`.
+        system: a word of the catalogue.
         settings: the system's own settings.
         tracing: settings of the task, beside those that the system was published with.
         training: settings of the loop.
@@ -126,49 +100,3 @@ def plan(
 
 def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
-
-
-def catalogue() -> list[tuple[str, str, str, str]]:
-    """Return name, family, promises and paper of everything that can be trained."""
-    rows = []
-    for name in names():
-        part = find(name)
-        family, promises = "baseline", "causal: fitted on training rows"
-        if isinstance(part, System):
-            family, promises = part.family, part.promises.summary()
-        rows.append((name, family, promises, _cited(part.paper)))
-    return rows
-
-
-def entry(name: str) -> dict[str, Any]:
-    """Return all that its file says of one system or baseline.
-
-    Returns:
-        ``page`` (its docstring, with the departures from the paper), ``promises``, ``paper``,
-        ``url``, and ``settings``: name, default and search space of each.
-
-    Raises:
-        InputError: the word reaches nothing; the nearest is suggested.
-    """
-    part = find(name)
-    spaces = part.config.spaces()
-    return {
-        "page": (sys.modules[part.config.__module__].__doc__ or "").strip(),
-        "promises": part.promises.summary() if isinstance(part, System) else "",
-        "paper": _cited(part.paper),
-        "url": part.paper.url if part.paper else "",
-        "settings": [
-            (key, str(field.default), _space(spaces.get(key)))
-            for key, field in part.config.model_fields.items()
-        ],
-    }
-
-
-def _cited(paper: Paper | None) -> str:
-    return f"{paper.authors} {paper.year}: {paper.title}" if paper else ""
-
-
-def _space(space: Range | list[Any] | None) -> str:
-    if isinstance(space, Range):
-        return f"{space.low} to {space.high}" + (", by its logarithm" if space.log else "")
-    return "" if space is None else ", ".join(map(str, space))

@@ -13,7 +13,7 @@ import kt_forecast
 from kt_forecast.data import tables
 from kt_forecast.data.simulate import Simulation, simulate
 from kt_forecast.errors import InputError
-from kt_forecast.tracer import KnowledgeTracer, catalogue, entry, load, names
+from kt_forecast.tracer import KnowledgeTracer, load
 from kt_forecast.tracer.fitting import MODEL_FILE
 
 TINY = {
@@ -87,20 +87,6 @@ def test_whatever_is_asked_before_fit_names_fit(table):
     for ask in (tracer.stream, lambda: tracer.mastery("3"), lambda: tracer.evaluate(table)):
         with pytest.raises(NotFittedError, match="call fit first"):
             ask()
-
-
-def test_every_word_of_both_folders_is_reached():
-    assert {"gpt", "item_mean", "concept_mean", "logistic", "bkt", "dkt"} <= set(names())
-    assert [row[0] for row in catalogue()] == names()
-    for name in names():
-        shown = entry(name)
-        assert shown["page"]
-        assert shown["paper"]
-        assert shown["url"].startswith("https://")
-    shown = entry("gpt")
-    assert "Departures from the paper:" in shown["page"]
-    assert "training T^2" in shown["promises"]
-    assert ("layers", "1", "1, 2, 4") in shown["settings"]
 
 
 def test_the_kind_of_table_that_comes_in_goes_out(gpt, table):
