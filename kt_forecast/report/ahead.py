@@ -139,7 +139,7 @@ def _coverage(record: ForecastRecord, place: int, rows: ByStep) -> Picture:
     )
     return Picture(
         name=f"coverage_{place + 1}",
-        title=f"Do the intervals hold what they promise?{_of(record, place)}",
+        title=f"What the intervals hold{_of(record, place)}",
         caption=(
             "Share of the values that fell inside the model's intervals, at each step ahead. On "
             "its dashed line an interval holds just what it promises; below it, the model is too "

@@ -28,7 +28,7 @@ MARKERS = ("s", "^", "D", "v", "P", "X")
 NARROW_INCHES = 4.6
 WIDE_INCHES = 9.4
 NAME_LENGTH = 22
-LETTER_INCHES, HANDLE_INCHES = 0.086, 0.55
+LETTER_INCHES, HANDLE_INCHES = 0.08, 0.45
 """Width of a letter of a legend, and of all else that a column of it holds."""
 
 

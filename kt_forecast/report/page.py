@@ -38,16 +38,21 @@ TEMPLATES = {
 
 def render(record: AnyRecord) -> str:
     """Return the report as one HTML document without scripts or outside references."""
+    return environment().get_template(TEMPLATES[record.TASK]).render(**content(record))
+
+
+def environment() -> Any:  # noqa: ANN401
+    """Return where the templates and their filters are found."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    found = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    found.filters |= {
         "number": words.number,
         "count": words.count,
         "percent": words.percent,
@@ -57,7 +62,7 @@ def render(record: AnyRecord) -> str:
         "tight": words.tight,
         "share_interval": words.share_interval,
     }
-    return environment.get_template(TEMPLATES[record.TASK]).render(**content(record))
+    return found
 
 
 def content(record: AnyRecord) -> dict[str, Any]:

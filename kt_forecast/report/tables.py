@@ -22,7 +22,8 @@ def scores(model: str, protocol: AnyProtocol) -> dict[str, Any]:
     Returns:
         ``metrics``: columns, those the report knows first; ``rows``: name, scores by metric and
         whether it is the model; ``gaps``: baseline and its differences by metric; ``best``: per
-        metric the best value, where more than one system has one; ``digits``: decimals by metric.
+        metric the best value, where more than one system has one; ``digits`` and ``gap_digits``:
+        decimals of scores and differences by metric.
     """
     order = [model, *words.baselines_by_score(protocol)]
     parts = [protocol.model, *(protocol.baselines[name] for name in order[1:])]
@@ -30,18 +31,25 @@ def scores(model: str, protocol: AnyProtocol) -> dict[str, Any]:
     known = FORECASTING if isinstance(protocol, ForecastProtocol) else TRACING
     metrics = [name for name in known if name in found]
     metrics += sorted(found - set(metrics))
+    gaps = [(n, protocol.differences[n]) for n in order[1:] if protocol.differences.get(n)]
     digits = dict.fromkeys(metrics, PROBABILITY_DIGITS)
+    gap_digits = digits
     if isinstance(protocol, ForecastProtocol):
         digits = {
             name: words.decimals((part[name].value for part in parts if name in part), by=min)
             for name in metrics
         }
+        gap_digits = {
+            name: words.decimals(gap[name].value for _, gap in gaps if name in gap)
+            for name in metrics
+        }
     return {
         "digits": digits,
+        "gap_digits": gap_digits,
         "best": {name: _best(name, parts) for name in metrics},
         "metrics": metrics,
         "rows": list(zip(order, parts, [True] + [False] * (len(order) - 1), strict=True)),
-        "gaps": [(n, protocol.differences[n]) for n in order[1:] if protocol.differences.get(n)],
+        "gaps": gaps,
     }
 
 

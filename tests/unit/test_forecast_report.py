@@ -211,6 +211,13 @@ def test_a_column_has_the_decimals_that_its_figures_need(values, by, decimals):
     assert words.decimals(values, by=by) == decimals
 
 
+def test_small_differences_of_large_scores_keep_their_digits():
+    page = Page(render(bare())).text
+    assert "\N{MINUS SIGN}0.0200 [\N{MINUS SIGN}.0280, \N{MINUS SIGN}.0120]" in page
+    assert tables.scores("gpt", a_protocol())["digits"]["mse_original"] == 2
+    assert tables.scores("gpt", a_protocol())["gap_digits"]["mse_original"] == 4
+
+
 def test_figures_far_apart_are_all_readable():
     assert words.number(12345.678, 1) == "12\u202f345.7"
     assert words.number(2.5e9, words.SCIENTIFIC) == "2.500e+09"
