@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kt_forecast.data.series import grid
 from kt_forecast.data.series.load import load
 from kt_forecast.errors import InputError
 
@@ -29,6 +30,11 @@ def without(frame, *rows):
 def emptied(frame, *rows, column="y"):
     gone = pl.int_range(pl.len()).is_in(rows)
     return frame.with_columns(pl.when(~gone).then(pl.col(column)).alias(column))
+
+
+def put(frame, row, value, column):
+    there = pl.int_range(pl.len()) == row
+    return frame.with_columns(pl.when(there).then(value).otherwise(column).alias(column))
 
 
 def said(frame, **options):
@@ -259,6 +265,8 @@ def test_a_stand_in_for_missing_values_is_said_with_its_effect():
     "y",
     [
         np.tile([0.0, 1.0], 50),  # two values only
+        np.r_[np.zeros(96), np.ones(4)],  # two values, one of them rare
+        np.r_[np.arange(100.0, 104.0).repeat(20), np.zeros(20)],  # a fifth of all values
         np.r_[np.zeros(50), np.arange(50.0)],  # many zeros, next to the rest
         np.r_[np.arange(97.0), 500.0],  # one outlier that is no stand-in
         np.r_[np.arange(9000, 9999.0), 9999.0],  # 9999 among its neighbours
@@ -266,6 +274,12 @@ def test_a_stand_in_for_missing_values_is_said_with_its_effect():
 )
 def test_honest_values_are_no_stand_ins(y):
     assert load(pl.DataFrame({"ds": range(len(y)), "y": y})).notes == ()
+
+
+def test_however_many_nines_are_stand_ins():
+    y = np.r_[np.sin(np.arange(70.0)), np.full(30, -999.0)]
+    (note,) = load(pl.DataFrame({"ds": range(100), "y": y})).notes
+    assert "holds -999 30 times" in note
 
 
 def test_repeated_values_far_outside_are_stand_ins():
@@ -368,6 +382,32 @@ def test_a_wide_table_keeps_its_series_aligned():
     inside = frame.with_columns(b=pl.Series([0.0, None, 2.0, 3.0, 4.0, 5.0]))
     assert "row 2, column 'b' is empty inside series 'b'" in said(inside)
     assert load(inside, gaps="ffill").y[6:9].tolist() == [0.0, 0.0, 2.0]
+
+
+def test_filling_stays_within_a_series_and_between_its_values():
+    a, b = [1.0, 2, 3, 4, 5, None], [None, 7.0, None, 9, 10, 11]
+    table = load(pl.DataFrame({"date": HOURS[:6], "a": a, "b": b}), gaps="ffill")
+    assert table.y.tolist() == pytest.approx(
+        [1, 2, 3, 4, 5, np.nan, np.nan, 7, 7, 9, 10, 11], nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 10])
+@pytest.mark.parametrize("moved", [None, 4, 9, 10, 19])
+def test_rows_looked_through_in_blocks_are_judged_as_a_whole(block, moved, monkeypatch):
+    frame = long(ids=("a", "b"))
+    if moved is not None:
+        frame = put(frame, moved, pl.col("ds").dt.offset_by("1h"), "ds")
+
+    def outcome():
+        try:
+            return load(frame, gaps="mask").data_hash
+        except InputError as error:
+            return str(error)
+
+    whole = outcome()
+    monkeypatch.setattr(grid, "_BLOCK_ROWS", block)
+    assert outcome() == whole
 
 
 def test_a_wide_table_without_values_at_its_ends_is_cut():

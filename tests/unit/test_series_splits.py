@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kt_forecast.data.series.frequency import stamps_of
 from kt_forecast.data.series.load import load
 from kt_forecast.data.series.splits import (
     ByLast,
@@ -26,7 +27,7 @@ def series(*lengths, starts=None, every="1h", name="mine"):
     for place, (length, start) in enumerate(zip(lengths, starts, strict=True)):
         first = pl.lit(pl.Series([0], dtype=pl.Int64).cast(pl.Datetime("us"))[0])
         hours = pl.Series(np.arange(start, start + length))
-        stamps = pl.select(first.dt.offset_by(pl.format("{}" + every, hours))).to_series()
+        stamps = pl.select(first.dt.offset_by(pl.format("{}" + every[1:], hours))).to_series()
         y = np.sin(np.arange(length) + place)
         frames.append(pl.DataFrame({"unique_id": [f"s{place}"] * length, "ds": stamps, "y": y}))
     return load(pl.concat(frames), name=name)
@@ -90,8 +91,6 @@ def test_no_row_before_the_moment_tests_and_none_after_it_trains(lengths, shift,
     starts = [shift * place for place in range(len(lengths))]
     table = series(*lengths, starts=starts, every=every)
     found = split(table, ByMoment())
-    from kt_forecast.data.series.frequency import stamps_of
-
     last_train, first_test = [], []
     for number in range(table.n_series):
         stamps = stamps_of(table, number, np.arange(table.length[number]))
@@ -155,7 +154,7 @@ def test_the_last_steps_test():
     [
         (ByLast(test=20), "training"),
         (ByLast(test=10, valid=10), "training"),
-        (ByShare(train=0.79, test=0.2), "validation"),
+        (ByMoment(test_from="1970-01-01T12:00", valid_from="1970-01-01T12:00"), "validation"),
         (ByShare(train=0.7, test=0.01), "test"),
         (ByMoment(test_from="1971-01-01", valid_from="1970-01-01T12:00"), "test"),
         (ByMoment(test_from="1960-01-01", valid_from="1960-01-01"), "training"),

@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.floating]
 _BLOCK_ROWS = 1 << 20
 _NINES = tuple(sign * nines for nines in (99.0, 999.0, 9999.0, 99999.0) for sign in (-1.0, 1.0))
 _MOST_SHARE = 0.1
-"""A stand-in for missing values takes the place of few of them."""
+"""A value that is not all nines is a stand-in only where it takes the place of few."""
 
 _LEAST_REPEATS = 3
 """How often a value that is not all nines must be there to be a stand-in."""
@@ -95,11 +95,12 @@ def _stand_ins(values: Floats, series: int) -> list[_StandIn]:
     for value in {float(values.min()), float(values.max())}:
         is_it = values == value
         rest, times = values[~is_it], int(is_it.sum())
-        if not len(rest) or times > _MOST_SHARE * len(values):
+        nines = value in _NINES
+        if not len(rest) or not (nines or times <= _MOST_SHARE * len(values)):
             continue
         width = float(rest.max() - rest.min())
         distance = min(abs(value - float(rest.min())), abs(value - float(rest.max())))
         outlying = width > 0 and distance > width
-        if outlying and (value in _NINES or times >= _LEAST_REPEATS):
+        if outlying and (nines or times >= _LEAST_REPEATS):
             found.append(_StandIn(series, value, times, float(values.std()), float(rest.std())))
     return sorted(found, key=lambda one: one.value)
