@@ -241,8 +241,9 @@ def _clock(table: SeriesTable, *, calendar: bool) -> tuple[Ints, npt.NDArray[np.
         return np.zeros(table.n_series, dtype=np.int64), np.zeros((0, 0), dtype=np.float32)
     base = table.first.min()
     tick = ticks(table.frequency, base, table.first)
-    count = int((tick + table.length).max()) if calendar else 0
-    return tick, calendar_of(int(base), table.frequency, count)
+    if not calendar:
+        return tick, np.zeros((0, 0), dtype=np.float32)
+    return tick, calendar_of(int(base), table.frequency, int((tick + table.length).max()))
 
 
 def _refuse_other(table: SeriesTable, scale: SeriesScale) -> None:
