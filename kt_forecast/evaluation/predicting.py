@@ -22,13 +22,12 @@ VALUES_PER_BATCH = 4_000_000
 
 @runtime_checkable
 class ForecastPredictor(Protocol):
-    """Anything that forecasts windows: a trained system, a fitted baseline.
+    """Anything that forecasts windows: a trained system, a fitted baseline."""
 
-    Attributes:
-        context: steps that it looks back on.
-    """
-
-    context: int
+    @property
+    def context(self) -> int:
+        """Steps that it looks back on."""
+        ...
 
     def predict(self, batch: WindowBatch) -> Forecast:
         """Return what is predicted for the steps ahead, read from ``batch.window`` alone."""

@@ -1,0 +1,549 @@
+"""From a plan and series to something that forecasts, can be saved, and comes back the same."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from kt_forecast.baselines import Baseline
+from kt_forecast.data.series.ahead import ahead
+from kt_forecast.data.series.source import Source
+from kt_forecast.data.series.splits import SeriesSplit
+from kt_forecast.data.series.table import Frequency, SeriesTable
+from kt_forecast.errors import InputError
+from kt_forecast.evaluation.conformal import LEVELS, Conformal
+from kt_forecast.evaluation.forecasting import validation_scores
+from kt_forecast.evaluation.predicting import predicted
+from kt_forecast.forecaster.systems import Plan, plan
+from kt_forecast.nn.system import System
+from kt_forecast.sequences.build_series import SeriesScale, build, fit_scale, shape_of
+from kt_forecast.sequences.series import Forecast, SeriesSet, WindowBatch, WindowShape
+from kt_forecast.sequences.windows import Origins, WindowBatches, origins
+from kt_forecast.tasks.forecasting import SeriesForecaster
+from kt_forecast.training import (
+    Checkpoint,
+    Epoch,
+    device_named,
+    fit,
+    read_tensors,
+    workers,
+    write_tensors,
+)
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+MODEL_FILE = "forecaster.safetensors"
+FORMAT = 1
+"""Changes whenever an older file can no longer be read."""
+
+MODEL, SCALE, SEEN, CONFORMAL = "model", "scale", "seen", "conformal"
+
+VALIDATION_WINDOWS = 250_000
+"""Validation windows that an epoch is judged by, evenly thinned where there are more."""
+
+MEMORY_SHARE = 0.5
+"""Share of a GPU's free memory that the series may take."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which rows of each series taught a model; those after them did not.
+
+    Attributes:
+        first: stamp of each series' first row.
+        train_end: rows that trained, counted from it.
+        valid_end: rows that trained, or chose the epoch and calibrated the intervals.
+    """
+
+    first: Ints
+    train_end: Ints
+    valid_end: Ints
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Forecasts after the ends of series, in the values' own unit.
+
+    Attributes:
+        point: what is predicted for each series and step ahead.
+        quantiles: for each level; None where intervals were not calibrated.
+        levels: of the quantiles.
+    """
+
+    point: Float[np.ndarray, "series horizon"]
+    quantiles: Float[np.ndarray, "series horizon levels"] | None
+    levels: tuple[float, ...]
+
+
+@dataclass
+class Fitted:
+    """A trained network or fitted baseline that forecasts.
+
+    Attributes:
+        plan: what was trained.
+        scale: what series and covariates are measured by.
+        shape: what the windows hold.
+        frequency: step of the grid.
+        seen: rows that taught it.
+        model: the network, or the fitted baseline.
+        conformal: calibrates intervals; None where no validation window was left for them.
+        epochs: what each epoch gave; empty for a fitted baseline.
+        best_epoch: the one that validation chose; None for a fitted baseline.
+        facts: what else is kept with it: hashes of data and split, the audit's verdict.
+        device: where it computes.
+    """
+
+    plan: Plan
+    scale: SeriesScale
+    shape: WindowShape
+    frequency: Frequency
+    seen: Seen
+    model: Any
+    conformal: Conformal | None = None
+    epochs: tuple[Epoch, ...] = ()
+    best_epoch: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+    @property
+    def network(self) -> SeriesForecaster | None:
+        """Return the torch model; None for a fitted baseline."""
+        return self.model if isinstance(self.model, SeriesForecaster) else None
+
+    @property
+    def n_parameters(self) -> int | None:
+        """Return how many numbers were trained; None for a fitted baseline."""
+        network = self.network
+        return sum(p.numel() for p in network.parameters()) if network is not None else None
+
+    @property
+    def context(self) -> int:
+        """Steps that a forecast looks back on."""
+        return int(self.model.context)
+
+    @property
+    def horizon(self) -> int:
+        """Steps ahead."""
+        return self.plan.horizon
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """Number of each series of the training table, by name."""
+        return {name: i for i, name in enumerate(self.scale.ids)}
+
+    def predict(self, batch: WindowBatch) -> Forecast:
+        """Return what the model predicts for windows, before calibration, on their device."""
+        return Steady(self.model).predict(batch)
+
+    def build(self, table: SeriesTable, *, asking: bool = False) -> SeriesSet:
+        """Return series as tensors, measured as those that trained; others by their own rows.
+
+        Raises:
+            InputError: the covariates are not those that trained.
+        """
+        calendar = self.plan.forecasting.calendar
+        return build(table, self.scale, calendar=calendar, asking=asking)
+
+    def calibration(self, ids: Sequence[str]) -> Conformal | None:
+        """Return the corrections of intervals for the series of a table.
+
+        Series that were not calibrated on get the scale of all together.
+        """
+        found = self.conformal
+        if found is None or tuple(ids) == self.scale.ids:
+            return found
+        place = torch.tensor([self.number.get(name, -1) for name in ids], dtype=torch.long)
+        scale = torch.where(place >= 0, found.scale.cpu()[place.clamp_min(0)], found.pooled.cpu())
+        return replace(found, scale=scale.to(found.scale))
+
+    def forecast(self, table: SeriesTable) -> Ahead:
+        """Return the steps after each series' last value.
+
+        Args:
+            table: made by `asked`.
+
+        Raises:
+            InputError: the covariates are not those that trained, or series are to be mixed that
+                are not those of the training table.
+        """
+        mixing = self.plan.mixing
+        if mixing and table.ids != self.scale.ids:
+            raise InputError(
+                f"{table.name}: the model reads all series of a window together, and these are not"
+                f" the {len(self.scale.ids)} that it was trained on; accepted are those, in the"
+                " same order"
+            )
+        series = self.build(table, asking=True).to(self.device)
+        low = table.length - self.horizon
+        chosen = origins(series, low, table.length, horizon=self.horizon, mixing=mixing)
+        conformal = self.calibration(table.ids)
+        parts: list[Forecast] = []
+        for seen in predicted(self, series, chosen, horizon=self.horizon):
+            forecast = seen.forecast
+            if conformal is not None:
+                forecast = conformal.to(self.device).apply(forecast, seen.series)
+            shift, spread = (x[seen.series][..., None] for x in (series.shift, series.spread))
+            point = forecast.point.double() * spread + shift
+            quantiles = forecast.quantiles
+            if quantiles is not None:
+                quantiles = quantiles.double() * spread[..., None] + shift[..., None]
+                quantiles = quantiles.flatten(0, 1).cpu()
+            parts.append(Forecast(point.flatten(0, 1).cpu(), quantiles, forecast.levels))
+        return _joined(parts)
+
+    def asked(
+        self,
+        table: SeriesTable,
+        future: Source | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> SeriesTable:
+        """Return what a forecast after each series' last value may read, and nothing else.
+
+        Args:
+            table: series, new ones too, whose scale is that of all their values.
+            future: the covariates known in advance, see `ahead`.
+            columns: that table's own names.
+
+        Raises:
+            InputError: a covariate known in advance is missing for a step ahead.
+        """
+        return ahead(table, self.horizon, future, columns=columns, keep=self.context)
+
+    def save(self, folder: Path) -> None:
+        """Write the model as one safetensors file with its settings as JSON, whole or not at all.
+
+        Args:
+            folder: is made where it is missing; a model in it is replaced.
+        """
+        tensors = {f"{SCALE}.{k}": _tensor(a) for k, a in self.scale.arrays().items()}
+        tensors |= {f"{SEEN}.{k}": _tensor(a) for k, a in vars(self.seen).items()}
+        if self.conformal is not None:
+            tensors |= {f"{CONFORMAL}.{k}": _tensor(a) for k, a in self.conformal.arrays().items()}
+        network = self.network
+        if network is not None:
+            tensors |= {f"{MODEL}.{k}": t for k, t in network.state_dict().items()}
+        else:
+            tensors |= {f"{MODEL}.{k}": _tensor(a) for k, a in self.model.arrays().items()}
+        facts = {
+            "format": FORMAT,
+            "plan": self.plan.plain(),
+            "names": self.scale.names(),
+            "shape": asdict(self.shape),
+            "frequency": asdict(self.frequency),
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "best_epoch": self.best_epoch,
+            "facts": self.facts,
+        }
+        write_tensors(folder / MODEL_FILE, tensors, json.loads(json.dumps(facts)))
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto") -> Self:
+        """Return the model that `save` wrote; nothing in the file is executed.
+
+        Args:
+            folder: where it was saved.
+            device: where it shall compute.
+
+        Raises:
+            InputError: there is no model, or it is not one that this version reads.
+        """
+        path = folder / MODEL_FILE
+        if not path.is_file():
+            raise InputError(
+                f"{folder}: holds no {MODEL_FILE}; accepted is a folder of a saved forecaster"
+            )
+        tensors, facts = read_tensors(path)
+        if facts.get("format") != FORMAT:
+            raise InputError(
+                f"{path}: has model format {facts.get('format')!r}; this version reads {FORMAT}"
+            )
+        parts = {name: _part(tensors, name) for name in (MODEL, SCALE, SEEN, CONFORMAL)}
+        arrays = {name: {k: t.numpy() for k, t in part.items()} for name, part in parts.items()}
+        chosen, shape = plan(**facts["plan"]), WindowShape(**facts["shape"])
+        where = device_named(device)
+        found = cls(
+            plan=chosen,
+            scale=SeriesScale.restore(facts["names"], arrays[SCALE]),
+            shape=shape,
+            frequency=Frequency(**facts["frequency"]),
+            seen=Seen(**arrays[SEEN]),
+            model=_restored(chosen, shape, parts[MODEL], path),
+            conformal=Conformal.restore(arrays[CONFORMAL]) if arrays[CONFORMAL] else None,
+            epochs=tuple(Epoch(**epoch) for epoch in facts["epochs"]),
+            best_epoch=facts["best_epoch"],
+            facts=facts["facts"],
+            device=str(where),
+        )
+        if found.network is not None:
+            found.network.to(where).eval()
+        return found
+
+
+@dataclass(frozen=True)
+class Steady:
+    """A model that predicts where its weights are, whatever the device of the windows.
+
+    Attributes:
+        model: a network in evaluation mode, or a fitted baseline.
+    """
+
+    model: Any
+
+    @property
+    def context(self) -> int:
+        """Steps that it looks back on."""
+        return int(self.model.context)
+
+    @torch.inference_mode()
+    def predict(self, batch: WindowBatch) -> Forecast:
+        """Return what is predicted for the steps ahead, on the device of the windows."""
+        if not isinstance(self.model, nn.Module):
+            found: Forecast = self.model.predict(batch)
+            return found
+        here, there = batch.values.device, next(self.model.parameters()).device
+        if here == there:
+            return self.model.predict(batch)  # type: ignore[operator]
+        found = self.model.predict(batch.to(there))  # type: ignore[operator]
+        quantiles = None if found.quantiles is None else found.quantiles.to(here)
+        return Forecast(found.point.to(here), quantiles, found.levels)
+
+
+def fit_plan(
+    chosen: Plan,
+    table: SeriesTable,
+    split: SeriesSplit,
+    *,
+    levels: Sequence[float] = LEVELS,
+    checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[Callable[[Epoch], object]] = (),
+    device: str = "auto",
+) -> Fitted:
+    """Train what is planned; validation chooses and calibrates, and test rows have no way in.
+
+    Args:
+        chosen: what to train.
+        table: the series.
+        split: up to which row each series trains, and validates.
+        levels: of the intervals, as shares; none leaves them out.
+        checkpoint: where to keep the run's place; None keeps none.
+        callbacks: called with every epoch.
+        device: a torch device, or ``auto``; series that fit on a GPU stay there.
+
+    Raises:
+        InputError: there is no such device, or no window to train on or to choose the epoch by.
+        TrainingError: a number is not finite.
+    """
+    scale = fit_scale(table, split.train_end)
+    task = chosen.forecasting
+    with workers(device) as group:
+        series = _placed(build(table, scale, calendar=task.calendar), group.device)
+        train = train_origins(chosen, series, split.train_end)
+        valid = valid_origins(chosen, series, split)
+        shape = _shape(chosen, table, series)
+        found = Fitted(
+            plan=chosen,
+            scale=scale,
+            shape=shape,
+            frequency=table.frequency,
+            seen=Seen(table.first, split.train_end, split.valid_end),
+            model=_fresh(chosen, shape),
+            device=str(group.device),
+        )
+        if isinstance(chosen.part, Baseline):
+            found.model.fit(series, train, valid if len(valid) else None, shape)
+        else:
+            _train(found, series, train, valid, checkpoint, callbacks)
+        if levels and len(valid):
+            found.conformal = Conformal.fit(
+                found, series, valid, horizon=task.horizon, levels=tuple(levels)
+            ).to(group.device)
+    found.facts |= {
+        "data_hash": table.data_hash,
+        "split_hash": split.split_hash,
+        "notes": _notes(chosen, series, train, valid, split),
+    }
+    return found
+
+
+def train_origins(chosen: Plan, series: SeriesSet, end: Ints) -> Origins:
+    """Return the windows that train: whole ones, and of a series without any those it has.
+
+    Args:
+        chosen: what is trained.
+        series: the series.
+        end: rows of each series that train.
+    """
+    task = chosen.forecasting
+    whole = end - task.horizon >= task.context
+    return origins(
+        series,
+        np.where(whole, task.context, min(task.least, task.context)),
+        end,
+        horizon=task.horizon,
+        stride=task.stride,
+        mixing=task.mixing,
+    )
+
+
+def valid_origins(chosen: Plan, series: SeriesSet, split: SeriesSplit) -> Origins:
+    """Return the windows that choose and calibrate: all, or some that are evenly spread."""
+    task = chosen.forecasting
+
+    def found(stride: int) -> Origins:
+        return origins(
+            series,
+            split.train_end,
+            split.valid_end,
+            horizon=task.horizon,
+            stride=stride,
+            mixing=task.mixing,
+        )
+
+    stride = -(-len(found(1)) // VALIDATION_WINDOWS)
+    return found(max(1, stride))
+
+
+def _train(
+    fitted: Fitted,
+    series: SeriesSet,
+    train: Origins,
+    valid: Origins,
+    checkpoint: Checkpoint | None,
+    callbacks: Sequence[Callable[[Epoch], object]],
+) -> None:
+    """Train the network of a fitted plan in place.
+
+    Raises:
+        InputError: there is no window to train on, or none to choose the epoch by.
+        TrainingError: a number is not finite.
+    """
+    chosen, task = fitted.plan, fitted.plan.forecasting
+    loop = chosen.training
+    assert loop is not None  # noqa: S101 - only baselines lack it
+    batches = WindowBatches(
+        series,
+        train,
+        context=task.context,
+        horizon=task.horizon,
+        windows_per_batch=task.windows_per_batch,
+        windows_per_epoch=task.windows_per_epoch,
+        seed=chosen.seed,
+    )
+    if not len(valid):
+        raise InputError(
+            f"no validation row has the {task.horizon} steps ahead that a window needs, so no epoch"
+            " can be chosen; accepted are more validation rows or a shorter horizon"
+        )
+    judge = Steady(fitted.model)
+
+    def validate() -> dict[str, float]:
+        return validation_scores(judge, series, valid, horizon=task.horizon)
+
+    result = fit(
+        fitted.model,
+        batches,
+        validate,
+        loop,
+        checkpoint=checkpoint,
+        callbacks=callbacks,
+        device=fitted.device,
+    )
+    fitted.epochs, fitted.best_epoch = result.history, result.best.number
+
+
+def _notes(
+    chosen: Plan, series: SeriesSet, train: Origins, valid: Origins, split: SeriesSplit
+) -> list[str]:
+    """Return what a reader should know of the windows, one sentence each."""
+    found = list(split.notes)
+    task = chosen.forecasting
+    short = split.train_end < task.context + task.horizon
+    if chosen.training is not None and short.any():
+        found.append(
+            f"{int(short.sum())} of {series.n_series} series have no whole training window of"
+            f" {task.context} steps and {task.horizon} ahead: what is missing before their first"
+            " value is padding"
+        )
+    if not len(valid):
+        found.append("no validation window was left to calibrate intervals on")
+    elif valid.stride > 1:
+        found.append(f"every {valid.stride}th validation window was judged by")
+    if chosen.mixing and not len(train):
+        found.append("no training window was left")
+    return found
+
+
+def _shape(chosen: Plan, table: SeriesTable, series: SeriesSet) -> WindowShape:
+    task = chosen.forecasting
+    return replace(
+        shape_of(table, series),
+        context=task.context,
+        horizon=task.horizon,
+        outputs=task.outputs,
+        channels=table.n_series if task.mixing else 1,
+    )
+
+
+def _placed(series: SeriesSet, device: torch.device) -> SeriesSet:
+    """Return the series on the device if they fit there, else where they are."""
+    if device.type != "cuda":
+        return series
+    free, _ = torch.cuda.mem_get_info(device)
+    tensors = [x for x in vars(series).values() if isinstance(x, torch.Tensor)]
+    size = sum(x.numel() * x.element_size() for x in tensors)
+    return series.to(device) if size < MEMORY_SHARE * free else series
+
+
+def _fresh(chosen: Plan, shape: WindowShape) -> Any:  # noqa: ANN401
+    """Return a baseline, or a network whose first weights depend on the plan's seed alone."""
+    if isinstance(chosen.part, Baseline):
+        return chosen.part.build(chosen.settings)
+    assert isinstance(chosen.part, System)  # noqa: S101
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(chosen.seed)
+        return SeriesForecaster(chosen.part, chosen.settings, chosen.forecasting, shape)  # type: ignore[arg-type]
+
+
+def _restored(
+    chosen: Plan, shape: WindowShape, tensors: dict[str, torch.Tensor], path: Path
+) -> Any:  # noqa: ANN401
+    """Return the model with its stored numbers.
+
+    Raises:
+        InputError: the numbers do not fit the settings.
+    """
+    model = _fresh(chosen, shape)
+    try:
+        if isinstance(model, nn.Module):
+            model.load_state_dict(tensors)
+        else:
+            model.restore({name: tensor.numpy() for name, tensor in tensors.items()})
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: its weights do not fit its settings ({reason})") from None
+    return model
+
+
+def _joined(parts: list[Forecast]) -> Ahead:
+    point = torch.cat([part.point for part in parts]).numpy()
+    quantiles = [part.quantiles for part in parts if part.quantiles is not None]
+    joined = torch.cat(quantiles).numpy() if quantiles else None
+    return Ahead(point, joined, parts[0].levels)
+
+
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def _part(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    before = f"{name}."
+    return {k.removeprefix(before): t for k, t in tensors.items() if k.startswith(before)}

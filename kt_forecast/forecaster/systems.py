@@ -1,0 +1,152 @@
+"""What will be trained to forecast, and how: every setting resolved and checked first."""
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from kt_forecast.baselines import Baseline
+from kt_forecast.catalogue import FORECASTING, find, serves, serving
+from kt_forecast.config import Config
+from kt_forecast.errors import InputError
+from kt_forecast.nn.system import System, SystemConfig
+from kt_forecast.tasks.forecasting import ForecastingConfig, Loss, refuse_unfit
+from kt_forecast.training import TrainingConfig
+
+CONTEXT = "context"
+WINDOWS_PER_BATCH = "windows_per_batch"
+STEPS_PER_BATCH = "steps_per_batch"
+
+OF_ANY = ("horizon", CONTEXT)
+"""Settings of the task that a fitted baseline has too."""
+
+METRICS: dict[Loss, str] = {
+    "mse": "mse",
+    "mae": "mae",
+    "huber": "mae",
+    "pinball": "pinball",
+    "crps": "pinball",
+    "nll": "pinball",
+}
+"""The error on the validation windows that chooses the epoch where no setting says so."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained, and how, with every setting resolved and checked.
+
+    Attributes:
+        name: the word that reaches it.
+        part: the system, or the fitted baseline.
+        settings: its own settings.
+        forecasting: settings of the task; of a fitted baseline only horizon and context count.
+        training: settings of the loop; None for a fitted baseline.
+        seed: of first weights and training.
+    """
+
+    name: str
+    part: System | Baseline
+    settings: Config
+    forecasting: ForecastingConfig
+    training: TrainingConfig | None
+    seed: int
+
+    @property
+    def horizon(self) -> int:
+        """Steps ahead."""
+        return self.forecasting.horizon
+
+    @property
+    def mixing(self) -> bool:
+        """Whether a window holds all series of an aligned table as its channels."""
+        return self.forecasting.mixing
+
+    def plain(self) -> dict[str, Any]:
+        """Return what `plan` needs to make the same plan again, as JSON can hold it."""
+        fitted = isinstance(self.part, Baseline)
+        task = self.forecasting.model_dump(mode="json", include=set(OF_ANY) if fitted else None)
+        loop = {"seed", STEPS_PER_BATCH}
+        return {
+            "system": self.name,
+            "settings": self.settings.model_dump(mode="json"),
+            "forecasting": task,
+            "training": self.training.model_dump(mode="json", exclude=loop)
+            if self.training
+            else {},
+            "seed": self.seed,
+        }
+
+
+def plan(
+    system: str,
+    settings: dict[str, Any] | None = None,
+    forecasting: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    *,
+    seed: int = 0,
+) -> Plan:
+    """Resolve and check what will be trained.
+
+    Args:
+        system: a word of the catalogue.
+        settings: the system's own settings.
+        forecasting: settings of the task, beside those that the system was published with. The
+            context of a fitted baseline that has one of its own is that one.
+        training: settings of the loop; the loss names the metric that chooses the epoch.
+        seed: of first weights and training.
+
+    Raises:
+        InputError: the word, a key or a value is unknown, or the system may not be used so.
+    """
+    part = find(system)
+    if FORECASTING not in serves(part):
+        raise InputError(
+            f"{system} traces students and cannot forecast series; accepted are"
+            f" {', '.join(serving(FORECASTING))}"
+        )
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or int(seed) < 0:
+        raise InputError(f"seed is {seed!r}; accepted are whole numbers from 0")
+    seed, where = int(seed), f"forecasting of {system}"
+    settings, forecasting, training = settings or {}, forecasting or {}, training or {}
+    if isinstance(part, Baseline):
+        settings = _of_baseline(system, part, settings, forecasting, training)
+        own = part.config.parse(settings, f"settings of {system}")
+        context = getattr(own, CONTEXT, None)
+        known = {CONTEXT: context} if isinstance(context, int) else {}
+        task = ForecastingConfig.parse(forecasting | known, where)
+        return Plan(system, part, own, task, None, seed)
+    own = part.config.parse(settings, f"settings of {system}")
+    task = ForecastingConfig.parse((part.forecasting or {}) | forecasting, where)
+    assert isinstance(own, SystemConfig)  # noqa: S101 - what `System.config` promises
+    refuse_unfit(part, own, task)
+    if STEPS_PER_BATCH in training:
+        raise InputError(
+            f"training: {STEPS_PER_BATCH} is for students; accepted for series is"
+            f" {WINDOWS_PER_BATCH} of forecasting"
+        )
+    chosen = {"metric": METRICS[task.loss], "direction": "min"}
+    loop = TrainingConfig.parse(chosen | training | {"seed": seed}, "training")
+    return Plan(system, part, own, task, loop, seed)
+
+
+def _of_baseline(
+    system: str,
+    part: Baseline,
+    settings: dict[str, Any],
+    forecasting: dict[str, Any],
+    training: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the settings of a fitted baseline, its context among them.
+
+    Raises:
+        InputError: it is given what only a trained system has.
+    """
+    other = [name for name in forecasting if name not in OF_ANY]
+    if training or other:
+        what = "training" if training else f"forecasting setting {other[0]!r}"
+        raise InputError(
+            f"{system} is a fitted baseline and has no {what}; accepted are settings of its own,"
+            f" and {' and '.join(OF_ANY)}"
+        )
+    if CONTEXT in forecasting and CONTEXT in part.config.model_fields:
+        return {CONTEXT: forecasting[CONTEXT]} | settings
+    return settings
