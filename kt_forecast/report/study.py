@@ -177,7 +177,10 @@ def leak_map(study: PoolingStudy) -> Picture:
             axes.grid(visible=False)
             axes.tick_params(length=0)
         panels[0].set_ylabel("answer replaced at step")
-        bar = figure.colorbar(image, ax=list(panels), fraction=0.03, pad=0.01, aspect=22)
+        bar = figure.colorbar(
+            image, ax=list(panels), fraction=0.03, pad=0.01, aspect=22, format="{x:g}"
+        )
+        bar.minorticks_off()
         bar.outline.set_visible(False)
         bar.set_label("mean change of the probability")
 

@@ -167,6 +167,7 @@ def fit_plan(
     checkpoint: Checkpoint | None = None,
     callbacks: Sequence[Callable[[Epoch], object]] = (),
     device: str = "auto",
+    unlawful: bool = False,
 ) -> Fitted:
     """Train what is planned; validation chooses, and test data have no way in.
 
@@ -178,6 +179,7 @@ def fit_plan(
         checkpoint: where to keep the run's place; None keeps none.
         callbacks: called with every epoch.
         device: a torch device, or ``auto``.
+        unlawful: train a system whose settings leak, to show that they do; never to predict.
 
     Raises:
         InputError: there is no such device, or validation cannot score what the settings ask for.
@@ -188,7 +190,7 @@ def fit_plan(
         baseline = chosen.part.build(chosen.settings)
         baseline.fit(train, valid, vocabulary)
         return Fitted(chosen, vocabulary, baseline)
-    tracer = _fresh(chosen, vocabulary)
+    tracer = _fresh(chosen, vocabulary, unlawful=unlawful)
     loop = chosen.training
     assert loop is not None  # noqa: S101 - only baselines lack it
     history, size = chosen.history, loop.steps_per_batch
@@ -239,13 +241,14 @@ def validation_scores(
     }
 
 
-def _fresh(chosen: Plan, vocabulary: Vocabulary) -> Tracer:
+def _fresh(chosen: Plan, vocabulary: Vocabulary, *, unlawful: bool = False) -> Tracer:
     """Return a tracer whose first weights depend on the plan's seed alone."""
     assert isinstance(chosen.part, System)  # noqa: S101
     assert chosen.tracing is not None  # noqa: S101
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chosen.seed)
-        return Tracer(chosen.part, chosen.settings, chosen.tracing, vocabulary)  # type: ignore[arg-type]
+        settings: Any = chosen.settings
+        return Tracer(chosen.part, settings, chosen.tracing, vocabulary, unlawful=unlawful)
 
 
 def _restored(

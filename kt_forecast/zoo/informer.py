@@ -6,24 +6,24 @@ default here is a redesign as a mixer of steps whose output depends on the steps
 that it serves knowledge tracing and forecasts from every origin; ``published`` asks for the network
 as it was, a direct forecaster.
 
+``pooling="published"`` gives the mixer the published convolution, normalisation and pooling between
+its layers and leaves all else causal: it shows what the published distilling reveals, and may not
+be used to predict.
+
 Departures from the paper:
     - sampled keys stand in a table made once, so that a prediction is a function of its input;
       the paper draws them anew in every call, when predicting too;
     - attention weights are never dropped, and the feed-forward network drops its result only;
-    - past covariates and facts of a series are embedded as well, beside values and calendar.
-
-Further departures of the mixer, without which it would see the future:
-    - keys are sampled from the past, by a table of hashed positions;
-    - a query's rank is taken among earlier queries, in blocks that double in length;
-    - queries that do not attend take the mean of the values so far, the paper's mask their sum;
-    - convolutions look back only, and layer normalisation replaces that of the batch;
-    - a pooled token ends at the step that makes it, and is read from that step on;
-    - heads are not mixed with time, as the paper's decoder does;
-    - every level is read back at the full rate and added; rotary positions, so that length is
-      unbounded. There is no decoder.
-
-``pooling="published"`` keeps all of these but those of the convolution, the normalisation and the
-pooling: it shows what the published distilling reveals, and may not be used to predict.
+    - past covariates and facts of a series are embedded as well, beside values and calendar;
+    - in the mixer keys are sampled from the past, by a table of hashed positions, and a query's
+      rank is taken among earlier queries, in blocks that double in length;
+    - in the mixer queries that do not attend take the mean of the values so far; the paper's mask
+      takes their sum;
+    - in the mixer convolutions look back only, layer normalisation replaces that of the batch, and
+      a pooled token ends at the step that makes it and is read from that step on;
+    - in the mixer heads are not mixed with time, as the paper's decoder does; there is no decoder,
+      every level is read back at the full rate and added; positions are rotary, so that length is
+      unbounded.
 """
 
 import math
