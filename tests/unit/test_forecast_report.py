@@ -38,6 +38,7 @@ from kt_forecast.report import (
     words,
 )
 from kt_forecast.report.ahead import ahead, apart
+from kt_forecast.report.drawing import columns_that_fit
 from kt_forecast.report.fans import MOST_TICKS, fan_chart, stamp_ticks
 from kt_forecast.report.headlines import headline
 from kt_forecast.report.kinds import AnyRecord
@@ -378,6 +379,27 @@ def test_a_long_past_is_cut_and_said_to_be():
     assert "the last 48 steps are shown" in picture.caption
     whole = fan_chart(a_forecast(fans=(a_fan(n_past=48),)), 0)
     assert "steps are shown" not in whole.caption
+
+
+def test_of_a_long_past_the_newest_is_drawn():
+    fan = a_fan(n_past=900)
+    old = dataclasses.replace(fan, past=(1e9,) * 852 + fan.past[852:])
+    first, second = (fan_chart(a_forecast(fans=(one,)), 0).svg for one in (fan, old))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("labels", "inches", "columns"),
+    [
+        (["gpt", "ridge", "dlinear", "seasonal_naive", "last_value"], 3.9, 3),
+        (["x" * 22] * 6, 3.9, 1),
+        (["x" * 22] * 6, 8.7, 3),
+        (["a", "b"], 8.7, 2),
+        ([], 3.9, 1),
+    ],
+)
+def test_legends_have_as_many_columns_as_fit(labels, inches, columns):
+    assert columns_that_fit(labels, inches) == columns
 
 
 def test_a_word_that_is_no_rank_is_of_the_window():
