@@ -5,7 +5,7 @@ element, for which moment it is needed. A leak is an output that moves when only
 later than needed are replaced.
 """
 
-from kt_forecast.audit.contract import Contract, causal, clock, kt, strict
+from kt_forecast.audit.contract import Contract, causal, clock, forecast, kt, strict
 from kt_forecast.audit.replacement import audit
 from kt_forecast.audit.report import Finding, LeakError, Report
 
@@ -17,6 +17,7 @@ __all__ = [
     "audit",
     "causal",
     "clock",
+    "forecast",
     "kt",
     "strict",
 ]

@@ -70,6 +70,28 @@ def kt(
     return Contract("kt", clocks)
 
 
+def forecast(origins: Int[Tensor, " origins"]) -> Contract:
+    """Forecasting: what is predicted from an origin may use the steps before it.
+
+    Values and past-only covariates, whose third axis is time, are known from their own step on;
+    covariates known in advance and facts of a series are left out, for they are known always.
+
+    Args:
+        origins: the first step ahead of each origin, in steps of the window; the third axis of
+            the output.
+    """
+
+    def clocks(inputs: dict[str, Tensor]) -> tuple[Clock, Clock]:
+        available = {
+            name: torch.arange(x.shape[2])[None, None]
+            for name, x in inputs.items()
+            if name in {"values", "past"}
+        }
+        return available, {"output": origins[None, None].cpu() - 1}
+
+    return Contract("forecast", clocks)
+
+
 def _shifted(inputs: dict[str, Tensor], *, needed: int) -> tuple[Clock, Clock]:
     timed = {name: x for name, x in inputs.items() if x.ndim >= 2}
     moments = {name: torch.arange(x.shape[1])[None] for name, x in timed.items()}

@@ -24,6 +24,7 @@ def audit(
     contract: Contract,
     *,
     call: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    modes: tuple[str, ...] = ("evaluation", "training"),
     moments: int = 16,
     seed: int = 0,
 ) -> Report:
@@ -41,6 +42,8 @@ def audit(
         contract: when inputs are known and outputs needed.
         call: from named inputs to the output; by default the model called with them as keywords
             (or with the one tensor).
+        modes: ``evaluation``, ``training`` or both; a system whose training couples rows by design
+            is audited in evaluation only.
         moments: how many moments to sample; all of them where there are no more.
         seed: of the replacements.
 
@@ -54,7 +57,7 @@ def audit(
     generator = torch.Generator().manual_seed(seed)
     worst: dict[str, Finding] = {}
     trials = 0
-    for mode, weights in _settings(model, seed):
+    for mode, weights in _settings(model, modes, seed):
         run = _repeatable(model, call, seed)
         for finding in _replaced(run, inputs, contract, moments, generator):
             trials += 1
@@ -67,7 +70,7 @@ def audit(
     scope = {
         "contract": contract.name,
         "method": "replacement of the future",
-        "modes": ["evaluation", "training"],
+        "modes": list(modes),
         "weights": ["own", "random"],
         "shape": {name: list(x.shape) for name, x in inputs.items()},
         "moments": moments,
@@ -78,7 +81,7 @@ def audit(
     return Report(verdict="leak" if findings else "unproven", scope=scope, findings=findings)
 
 
-def _settings(model: nn.Module, seed: int) -> Iterator[tuple[str, str]]:
+def _settings(model: nn.Module, modes: tuple[str, ...], seed: int) -> Iterator[tuple[str, str]]:
     """Put the model into each mode and set of weights in turn, and back at the end."""
     was_training = {name: m.training for name, m in model.named_modules()}
     own = {name: t.detach().clone() for name, t in model.state_dict().items()}
@@ -87,7 +90,7 @@ def _settings(model: nn.Module, seed: int) -> Iterator[tuple[str, str]]:
         for weights in ("own", "random"):
             if weights == "random":
                 _randomise(model, generator)
-            for mode in ("evaluation", "training"):
+            for mode in modes:
                 model.train(mode == "training")
                 yield mode, weights
     finally:

@@ -195,9 +195,9 @@ class SeriesForecaster(nn.Module):
         shift, spread = shift[..., -origins:], spread[..., -origins:]
         if self.linear is not None:
             raw = raw + self._straight(self.linear, window.context, shift, spread)[..., None]
-        return self._outputs(
-            raw.float(), shift[..., None, None].float(), spread[..., None, None].float()
-        )
+        # Autocast gives halves; levels far from zero need all digits of a float.
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        return self._outputs(raw, shift[..., None, None], spread[..., None, None])
 
     def loss(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
         """Return the summed loss of the steps ahead that have a value, and their number.
@@ -213,7 +213,7 @@ class SeriesForecaster(nn.Module):
             begun = real[..., : self.context].cumsum(-1) > 0
             ends = _patched(begun, self.task.patch)[..., -out.shape[2] :, -1:]
             scored = _ahead(real, self.task, out.shape[2]) & ends
-        return self._losses(out, target.float(), scored)
+        return self._losses(out, target, scored)
 
     def predict(self, batch: WindowBatch) -> Forecast:
         """Return what is predicted for the steps ahead of each window."""

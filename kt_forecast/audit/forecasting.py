@@ -1,0 +1,69 @@
+"""The audit that every trained forecaster gets, without being asked."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kt_forecast.audit.contract import forecast
+from kt_forecast.audit.replacement import audit
+from kt_forecast.audit.report import Report
+from kt_forecast.sequences.series import WindowBatch
+from kt_forecast.tasks.forecasting import SeriesForecaster
+
+READ = ("values", "past")
+BOTH = ("evaluation", "training")
+
+
+def audit_forecaster(model: Any, batch: WindowBatch, *, moments: int = 16) -> Report:  # noqa: ANN401
+    """Audit a forecaster on real windows under the forecasting contract.
+
+    A system that forecasts from every patch of a window is audited at every patch's end and in
+    both modes. One that reads whole windows is audited in evaluation: batch normalisation, where
+    it has one, couples the windows of a training batch.
+
+    Args:
+        model: a `SeriesForecaster`, or anything with ``predict(batch)``.
+        batch: a few windows are enough; used on the model's device.
+        moments: how many moments to sample.
+
+    Returns:
+        The report; every forecast may use the steps before its origin, facts of the series and
+        covariates known in advance.
+    """
+    if not isinstance(model, SeriesForecaster):
+        return _audit_predictor(model, batch, moments)
+    here = batch.to(next(model.parameters()).device)
+    task = model.task
+    inputs = _inputs(here)
+    count = task.origins
+    first = here.n_context - task.patch * torch.arange(count).flip(0)
+
+    def call(changed: dict[str, Tensor]) -> Tensor:
+        return model(replace(here, **changed).window, origins=count)  # type: ignore[arg-type]
+
+    modes = BOTH if task.dense else BOTH[:1]
+    return audit(model, inputs, forecast(first), call=call, modes=modes, moments=moments)
+
+
+def _audit_predictor(model: Any, batch: WindowBatch, moments: int) -> Report:  # noqa: ANN401
+    """Audit what has no gradient: a rule, or a baseline that is solved."""
+
+    def call(changed: dict[str, Tensor]) -> Tensor:
+        found = model.predict(replace(batch, **changed))  # type: ignore[arg-type]
+        parts = [found.point[..., None]]
+        if found.quantiles is not None:
+            parts.append(found.quantiles)
+        return torch.cat(parts, -1)[:, :, None]
+
+    first = torch.tensor([batch.n_context])
+    modes = BOTH[:1]
+    return audit(
+        nn.Identity(), _inputs(batch), forecast(first), call=call, modes=modes, moments=moments
+    )
+
+
+def _inputs(batch: WindowBatch) -> dict[str, Tensor]:
+    found = {name: getattr(batch, name) for name in READ}
+    return {name: x for name, x in found.items() if x.numel()}
