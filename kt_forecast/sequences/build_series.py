@@ -239,11 +239,11 @@ def _clock(table: SeriesTable, *, calendar: bool) -> tuple[Ints, npt.NDArray[np.
     """Return the tick at which each series starts, and the calendar of all ticks."""
     if table.frequency.kind == "order":
         return np.zeros(table.n_series, dtype=np.int64), np.zeros((0, 0), dtype=np.float32)
-    base = table.first.min()
+    base = table.first.min(keepdims=True)
     tick = ticks(table.frequency, base, table.first)
     if not calendar:
         return tick, np.zeros((0, 0), dtype=np.float32)
-    return tick, calendar_of(int(base), table.frequency, int((tick + table.length).max()))
+    return tick, calendar_of(int(base[0]), table.frequency, int((tick + table.length).max()))
 
 
 def _refuse_other(table: SeriesTable, scale: SeriesScale) -> None:
