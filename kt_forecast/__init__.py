@@ -5,15 +5,37 @@ torch nor a tracking server.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kt_forecast import audit
-    from kt_forecast.tracer import KnowledgeTracer, load
+    from kt_forecast.forecaster import Forecaster
+    from kt_forecast.tracer import KnowledgeTracer
 
-__all__ = ["KnowledgeTracer", "audit", "load"]
+__all__ = ["Forecaster", "KnowledgeTracer", "audit", "load"]
 
-_HOME = {"KnowledgeTracer": "kt_forecast.tracer", "load": "kt_forecast.tracer"}
+_HOME = {"Forecaster": "kt_forecast.forecaster", "KnowledgeTracer": "kt_forecast.tracer"}
+
+
+def load(folder: str | Path, *, device: str = "auto") -> "Forecaster | KnowledgeTracer":
+    """Return the forecaster or the tracer that was saved; nothing in the folder is executed.
+
+    Args:
+        folder: where it was saved.
+        device: where it shall compute.
+
+    Raises:
+        InputError: there is no model, or it is not one that this version reads.
+    """
+    from kt_forecast import forecaster, tracer
+
+    found: Forecaster | KnowledgeTracer
+    if forecaster.is_saved(folder):
+        found = forecaster.load(folder, device=device)
+    else:
+        found = tracer.load(folder, device=device)
+    return found
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -23,10 +23,11 @@ from kt_forecast.evaluation.conformal import LEVELS, Conformal
 from kt_forecast.evaluation.forecasting import validation_scores
 from kt_forecast.evaluation.predicting import predicted
 from kt_forecast.forecaster.systems import Plan, plan
+from kt_forecast.metrics.forecasting import ends as quantiles_of
 from kt_forecast.nn.system import System
 from kt_forecast.sequences.build_series import SeriesScale, build, fit_scale, shape_of
 from kt_forecast.sequences.series import Forecast, SeriesSet, WindowBatch, WindowShape
-from kt_forecast.sequences.windows import Origins, WindowBatches, origins
+from kt_forecast.sequences.windows import Origins, WindowBatches, gather, origins
 from kt_forecast.tasks.forecasting import SeriesForecaster
 from kt_forecast.training import (
     Checkpoint,
@@ -46,6 +47,9 @@ FORMAT = 1
 """Changes whenever an older file can no longer be read."""
 
 MODEL, SCALE, SEEN, CONFORMAL = "model", "scale", "seen", "conformal"
+
+READS_KNOWN = "reads_known"
+"""Fact of a model: whether its forecasts depend on what is known in advance."""
 
 VALIDATION_WINDOWS = 250_000
 """Validation windows that an epoch is judged by, evenly thinned where there are more."""
@@ -135,6 +139,15 @@ class Fitted:
         """Steps ahead."""
         return self.plan.horizon
 
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Levels of the quantiles of a calibrated forecast; none where it is not calibrated."""
+        if self.conformal is None:
+            return ()
+        levels = self.conformal.levels
+        lower, upper = zip(*map(quantiles_of, levels), strict=True)
+        return (*reversed(lower), 0.5, *upper)
+
     @cached_property
     def number(self) -> dict[str, int]:
         """Number of each series of the training table, by name."""
@@ -165,15 +178,23 @@ class Fitted:
         scale = torch.where(place >= 0, found.scale.cpu()[place.clamp_min(0)], found.pooled.cpu())
         return replace(found, scale=scale.to(found.scale))
 
-    def forecast(self, table: SeriesTable) -> Ahead:
+    def forecast(
+        self,
+        table: SeriesTable,
+        future: Source | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Ahead:
         """Return the steps after each series' last value.
 
         Args:
-            table: made by `asked`.
+            table: series, new ones too, which are measured by all their values.
+            future: the covariates known in advance, see `ahead`; by default the table's own rows
+                after a series' last value.
+            columns: that table's own names.
 
         Raises:
-            InputError: the covariates are not those that trained, or series are to be mixed that
-                are not those of the training table.
+            InputError: a covariate is not one that trained or is missing for a step ahead, or
+                series are to be mixed that are not those of the training table.
         """
         mixing = self.plan.mixing
         if mixing and table.ids != self.scale.ids:
@@ -182,41 +203,71 @@ class Fitted:
                 f" the {len(self.scale.ids)} that it was trained on; accepted are those, in the"
                 " same order"
             )
-        series = self.build(table, asking=True).to(self.device)
-        low = table.length - self.horizon
-        chosen = origins(series, low, table.length, horizon=self.horizon, mixing=mixing)
+        asked = self._asked(table, future, columns)
+        calendar = self.plan.forecasting.calendar
+        series = build(asked, self._measuring(table), calendar=calendar, asking=True)
+        series = series.to(self.device)
+        low = asked.length - self.horizon
+        chosen = origins(series, low, asked.length, horizon=self.horizon, mixing=mixing)
         conformal = self.calibration(table.ids)
         parts: list[Forecast] = []
         for seen in predicted(self, series, chosen, horizon=self.horizon):
             forecast = seen.forecast
             if conformal is not None:
-                forecast = conformal.to(self.device).apply(forecast, seen.series)
+                forecast = conformal.apply(forecast, seen.series)
             shift, spread = (x[seen.series][..., None] for x in (series.shift, series.spread))
             point = forecast.point.double() * spread + shift
-            quantiles = forecast.quantiles
-            if quantiles is not None:
-                quantiles = quantiles.double() * spread[..., None] + shift[..., None]
+            quantiles = None
+            if conformal is not None and forecast.quantiles is not None:
+                quantiles = forecast.quantiles.double() * spread[..., None] + shift[..., None]
                 quantiles = quantiles.flatten(0, 1).cpu()
             parts.append(Forecast(point.flatten(0, 1).cpu(), quantiles, forecast.levels))
         return _joined(parts)
 
-    def asked(
-        self,
-        table: SeriesTable,
-        future: Source | None = None,
-        columns: Mapping[str, str] | None = None,
+    def _asked(
+        self, table: SeriesTable, future: Source | None, columns: Mapping[str, str] | None
     ) -> SeriesTable:
-        """Return what a forecast after each series' last value may read, and nothing else.
-
-        Args:
-            table: series, new ones too, whose scale is that of all their values.
-            future: the covariates known in advance, see `ahead`.
-            columns: that table's own names.
+        """Return the last rows of each series and the steps ahead.
 
         Raises:
-            InputError: a covariate known in advance is missing for a step ahead.
+            InputError: a covariate known in advance is missing for a step ahead, and read.
         """
-        return ahead(table, self.horizon, future, columns=columns, keep=self.context)
+        if self.facts[READS_KNOWN] or future is not None or not table.future_names:
+            return ahead(table, self.horizon, future, columns=columns, keep=self.context)
+        bare = replace(table, future=table.future[:, :0], future_names=())
+        found = ahead(bare, self.horizon, keep=self.context)
+        unread = np.zeros((found.n_rows, len(table.future_names)), dtype=np.float32)
+        return replace(found, future=unread, future_names=table.future_names)
+
+    def _measuring(self, table: SeriesTable) -> SeriesScale:
+        """Return the scale with series that it does not know, measured by all their values."""
+        if all(name in self.number for name in table.ids):
+            return self.scale
+        none = np.zeros((table.n_rows, 0), dtype=np.float32)
+        values = replace(table, past=none, future=none, static=none[: table.n_series])
+        own = fit_scale(values, table.length)
+        place = np.array([self.number.get(name, -1) for name in table.ids])
+        known = place >= 0
+        shift = np.where(known, self.scale.shift[place], own.shift)
+        spread = np.where(known, self.scale.spread[place], own.spread)
+        return replace(self.scale, ids=table.ids, shift=shift, spread=spread)
+
+    def remarks(self, table: SeriesTable) -> tuple[str, ...]:
+        """Return what a reader of forecasts of some series should know, one sentence each."""
+        found = []
+        new = sum(name not in self.number for name in table.ids)
+        if new:
+            found.append(
+                f"{new} of {table.n_series} series were not trained on: they are measured by their"
+                " own values, and their intervals are those of all series together"
+            )
+        short = int((table.length < self.context).sum())
+        if short:
+            found.append(
+                f"{short} of {table.n_series} series are shorter than the context of"
+                f" {self.context} steps: what is missing before their first value is padding"
+            )
+        return tuple(found)
 
     def save(self, folder: Path) -> None:
         """Write the model as one safetensors file with its settings as JSON, whole or not at all.
@@ -317,6 +368,11 @@ class Steady:
         return Forecast(found.point.to(here), quantiles, found.levels)
 
 
+def is_saved(folder: str | Path) -> bool:
+    """Tell whether a folder holds a saved forecaster."""
+    return (Path(folder) / MODEL_FILE).is_file()
+
+
 def fit_plan(
     chosen: Plan,
     table: SeriesTable,
@@ -366,10 +422,11 @@ def fit_plan(
             found.conformal = Conformal.fit(
                 found, series, valid, horizon=task.horizon, levels=tuple(levels)
             ).to(group.device)
+        found.facts[READS_KNOWN] = _reads_known(found, series, train)
     found.facts |= {
         "data_hash": table.data_hash,
         "split_hash": split.split_hash,
-        "notes": _notes(chosen, series, train, valid, split),
+        "notes": _notes(chosen, series, valid, split),
     }
     return found
 
@@ -460,9 +517,17 @@ def _train(
     fitted.epochs, fitted.best_epoch = result.history, result.best.number
 
 
-def _notes(
-    chosen: Plan, series: SeriesSet, train: Origins, valid: Origins, split: SeriesSplit
-) -> list[str]:
+def _reads_known(fitted: Fitted, series: SeriesSet, train: Origins) -> bool:
+    """Tell whether a forecast depends on what is known in advance: nan in it shows itself."""
+    if not series.n_known or not len(train):
+        return False
+    number = np.zeros(1, dtype=np.int64)
+    batch = gather(series, train, number, context=fitted.context, horizon=fitted.horizon)
+    found = fitted.predict(replace(batch, known=torch.full_like(batch.known, torch.nan)))
+    return not bool(found.point.isfinite().all())
+
+
+def _notes(chosen: Plan, series: SeriesSet, valid: Origins, split: SeriesSplit) -> list[str]:
     """Return what a reader should know of the windows, one sentence each."""
     found = list(split.notes)
     task = chosen.forecasting
@@ -477,8 +542,6 @@ def _notes(
         found.append("no validation window was left to calibrate intervals on")
     elif valid.stride > 1:
         found.append(f"every {valid.stride}th validation window was judged by")
-    if chosen.mixing and not len(train):
-        found.append("no training window was left")
     return found
 
 

@@ -81,12 +81,12 @@ class ByLast(Config):
     """The last steps of each series test, those before validate.
 
     Attributes:
-        test: steps that test.
+        test: steps that test; none where a model is not to be scored.
         valid: steps that validate.
     """
 
     kind: Literal["last"] = "last"
-    test: int = Field(ge=1)
+    test: int = Field(ge=0)
     valid: int = Field(0, ge=0)
 
 
@@ -323,9 +323,10 @@ def _refuse_empty(
     )
     if isinstance(settings, ByShare | ByProtocol):
         wants_valid = settings.train + settings.test < 1.0
+    wanted = {"training": True, "validation": wants_valid, "test": getattr(settings, "test", 1) > 0}
     sizes = {"training": train, "validation": valid - train, "test": test - valid}
     for role, size in sizes.items():
-        if (size > 0).any() or (role == "validation" and not wants_valid):
+        if (size > 0).any() or not wanted[role]:
             continue
         shortest, longest = int(table.length.min()), int(table.length.max())
         rows = str(longest) if shortest == longest else f"{shortest} to {longest}"
