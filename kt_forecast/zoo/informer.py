@@ -316,7 +316,7 @@ class Informer(nn.Module):
     ) -> tuple[Tensor, DistilState]:
         one = self.distilling[i]
         if isinstance(one, PublishedDistilling):
-            return one(x), state
+            return one(x)[:, : span.shortened(self.stride).length], state
         tokens, state = one(x, state, span)
         return tokens, state
 

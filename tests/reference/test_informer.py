@@ -199,6 +199,8 @@ def test_the_published_pooling_reveals_later_steps():
     module = mixer(pooling="published")
     assert moved(module, x, 20).all(), "the last step has read step 20, and wraps round to token 0"
     assert moved(module.train(), x, 20).all(), "the statistics of the batch hold all steps"
+    valid = torch.arange(40)[None] >= torch.tensor([[0], [7]])
+    assert module(noise(2, 40, 16), valid=valid)[0].isfinite().all()
 
 
 def test_settings_that_leak_say_so_and_are_refused():
