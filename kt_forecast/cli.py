@@ -18,11 +18,13 @@ from kt_forecast.errors import InputError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from kt_forecast.experiment import Recipe, Run
+    from kt_forecast.experiment.stored import ForecastRun, Run
+    from kt_forecast.experiment.study import StudyRun
+    from kt_forecast.experiment.which import AnyRecipe
 
 app = typer.Typer(
     name="kt-forecast",
-    help="Knowledge tracing from a table of answers to an audited, reported prediction.",
+    help="From a table of answers, or of series, to an audited, reported prediction.",
     epilog="Example: kt-forecast demo",
     no_args_is_help=True,
     add_completion=False,
@@ -36,16 +38,24 @@ data_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+study_app = typer.Typer(
+    help="Studies of open questions, each with its own report.",
+    epilog="Example: kt-forecast study pooling",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(study_app, name="study")
 
 RUNS = Path("mlruns")
 BAD_INPUT = 2
+FORECASTING = "forecasting"
 
 Columns = Annotated[
     list[str],
     typer.Option(
         "--column",
         metavar="NAME=OWN",
-        help="Our name of a column and the table's own, e.g. student=user_id; repeat it.",
+        help="Our name of a column and the table's own: student=user_id, ds=date; repeat it.",
     ),
 ]
 Format = Annotated[str, typer.Option("--format", help="Format of the file; auto looks at it.")]
@@ -58,6 +68,37 @@ Repeats = Annotated[
         "--repeats",
         help="Rows that repeat the question before: auto decides or refuses; merge; keep.",
     ),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="knowledge_tracing or forecasting; else the data set's card or the columns decide.",
+    ),
+]
+Freq = Annotated[
+    str | None,
+    typer.Option("--freq", help="Step between the stamps of series, e.g. 1h, 1d, 1mo; else found."),
+]
+Gaps = Annotated[
+    str | None,
+    typer.Option("--gaps", help="Missing values inside series: refuse, mask, or ffill."),
+]
+Stamps = Annotated[
+    str | None,
+    typer.Option("--stamps", help="dates, or order: rows are equally spaced whatever they say."),
+]
+Past = Annotated[
+    list[str],
+    typer.Option("--past", metavar="COLUMN", help="A covariate known up to the origin; repeat it."),
+]
+Known = Annotated[
+    list[str],
+    typer.Option("--future", metavar="COLUMN", help="A covariate known in advance; repeat it."),
+]
+Static = Annotated[
+    list[str],
+    typer.Option("--static", metavar="COLUMN", help="A fact of each series; repeat it."),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -112,16 +153,17 @@ def _end(sentence: str) -> None:
 
 @app.command()
 def demo(runs: Runs = RUNS, device: Device = "auto") -> None:
-    """Train a one-layer GPT on the embedded sample, beside baselines, audited and reported.
+    """Trace simulated students, then forecast simulated series: a GPT beside baselines, audited.
 
     \b
     Example:
       kt-forecast demo
     """
-    from kt_forecast.experiment import Recipe, run, shipped
+    from kt_forecast.experiment import run, shipped
+    from kt_forecast.experiment.which import read_recipe
 
-    recipe = Recipe.read(shipped("demo"))
-    _show(run(recipe, runs=runs, device=device, say=_say))
+    for name in ("demo", "demo_forecast"):
+        _show(run(read_recipe(shipped(name)), runs=runs, device=device, say=_say))
 
 
 @app.command()
@@ -136,6 +178,16 @@ def train(
     format: Format = "auto",
     separator: Separator = None,
     repeats: Repeats = "auto",
+    task: Task = None,
+    horizon: Annotated[
+        int | None, typer.Option("--horizon", help="Steps ahead that series are forecast.")
+    ] = None,
+    freq: Freq = None,
+    gaps: Gaps = None,
+    stamps: Stamps = None,
+    past: Past = [],
+    future: Known = [],
+    static: Static = [],
     system: Annotated[
         str | None, typer.Option("--system", help="What to train; kt-forecast zoo lists them.")
     ] = None,
@@ -159,13 +211,27 @@ def train(
     Examples:
       kt-forecast train pipelines/demo.toml --set training.epochs=3
       kt-forecast train --data answers.csv --column student=user_id --column response=correct
+      kt-forecast train --data sales.csv --column unique_id=shop --column ds=day --horizon 28
+      kt-forecast train pipelines/ltsf_ridge.toml --data etth1
       kt-forecast train pipelines/assist2009_gpt.toml --fold all
       kt-forecast train pipelines/demo.toml --coin-flip
     """
     from kt_forecast.experiment import run
 
-    table = _table_settings(data, column, format, separator, repeats)
-    chosen = _recipe(recipe, table, system).with_sets(set_)
+    table = _table_settings(
+        data,
+        column,
+        format=format,
+        separator=separator,
+        repeats=repeats,
+        freq=freq,
+        gaps=gaps,
+        stamps=stamps,
+        past=past,
+        future=future,
+        static=static,
+    )
+    chosen = _recipe(recipe, table, system, task, horizon).with_sets(set_)
     changes: dict[str, Any] = {}
     if seed is not None:
         changes["seed"] = seed
@@ -175,6 +241,9 @@ def train(
         changes["split"] = {"kind": "folds", "fold": _number(fold, "--fold")}
     if coin_flip:
         changes["coin_flip"] = True
+    _refuse_other_task(chosen.task, fold=fold, coin_flip=coin_flip or None)
+    if seed is not None and chosen.task == FORECASTING:
+        changes["seeds"] = ()
     _show(run(chosen.changed(changes, "the command line"), runs=runs, device=device, say=_say))
 
 
@@ -183,7 +252,10 @@ def evaluate(
     name: RunName,
     protocol: Annotated[
         list[str],
-        typer.Option("--protocol", help="pykt, full, stream or cold_start; repeat it."),
+        typer.Option(
+            "--protocol",
+            help="pykt, full, stream or cold_start; of series ltsf or rolling; repeat it.",
+        ),
     ] = [],
     runs: Runs = RUNS,
     device: Device = "auto",
@@ -191,8 +263,9 @@ def evaluate(
     """Score a stored run on its own test rows again, beside the baselines.
 
     \b
-    Example:
+    Examples:
       kt-forecast evaluate demo --protocol pykt --protocol cold_start
+      kt-forecast evaluate demo_forecast --protocol rolling
     """
     from kt_forecast.experiment import evaluate as score
 
@@ -221,8 +294,49 @@ def predict(
     """
     from kt_forecast.experiment import predict as predicted
 
-    settings = _table_settings(str(table), column, format, separator, repeats)
+    settings = _table_settings(
+        str(table), column, format=format, separator=separator, repeats=repeats
+    )
     place = predicted(name, settings, out=out, runs=runs, device=device)
+    _say(f"wrote {place}")
+
+
+@app.command()
+def forecast(
+    name: RunName,
+    table: Annotated[Path, typer.Argument(help="Table of series, up to the last known values.")],
+    future: Annotated[
+        Path | None,
+        typer.Option("--future", help="Table of the covariates known in advance, ahead of those."),
+    ] = None,
+    level: Annotated[
+        list[int], typer.Option("--level", help="Percent that an interval shall hold; repeat it.")
+    ] = [90],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; .csv or .parquet.")] = (
+        None
+    ),
+    column: Columns = [],
+    format: Format = "auto",
+    freq: Freq = None,
+    gaps: Gaps = None,
+    stamps: Stamps = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Forecast what comes after each series of a table: unique_id, ds, the value, its interval.
+
+    \b
+    Example:
+      kt-forecast forecast demo_forecast demand.csv --level 90 --out ahead.csv
+    """
+    from kt_forecast.experiment import forecast as ahead
+
+    settings = _table_settings(
+        str(table), column, format=format, freq=freq, gaps=gaps, stamps=stamps
+    )
+    place = ahead(
+        name, settings, future=future, levels=tuple(level), out=out, runs=runs, device=device
+    )
     _say(f"wrote {place}")
 
 
@@ -284,31 +398,51 @@ def data_list() -> None:
 
 @data_app.command("check")
 def data_check(
-    file: Annotated[Path, typer.Argument(help="Table of interactions.")],
+    file: Annotated[Path, typer.Argument(help="Table of interactions, or of series.")],
     column: Columns = [],
     format: Format = "auto",
     separator: Separator = None,
     repeats: Repeats = "auto",
+    task: Task = None,
+    freq: Freq = None,
+    gaps: Gaps = None,
+    stamps: Stamps = None,
+    past: Past = [],
+    future: Known = [],
+    static: Static = [],
 ) -> None:
     """Read a table through the door and say what was found; exit code 2 where it is refused.
 
     \b
-    Example:
+    Examples:
       kt-forecast data check answers.csv --column student=user_id --separator ";"
+      kt-forecast data check sales.csv --column unique_id=shop --column ds=day --gaps mask
     """
     from kt_forecast.experiment import tables
-    from kt_forecast.experiment.recipe import DataRecipe
+    from kt_forecast.experiment.which import parse_data
 
-    settings = _table_settings(str(file), column, format, separator, repeats)
-    found = tables.load(DataRecipe.parse(settings, "data check"))
-    _print_table(found.name, ("what", "found"), tables.summary(found))
+    settings = _table_settings(
+        str(file),
+        column,
+        format=format,
+        separator=separator,
+        repeats=repeats,
+        freq=freq,
+        gaps=gaps,
+        stamps=stamps,
+        past=past,
+        future=future,
+        static=static,
+    )
+    found = tables.checked(parse_data(settings, _task(settings, task), "data check"))
+    _print_table(found.name, ("what", "found"), found.summary)
     for note in found.notes:
         _say(f"note: {note}")
 
 
 @data_app.command("import")
 def data_import(
-    file: Annotated[Path, typer.Argument(help="Table of interactions.")],
+    file: Annotated[Path, typer.Argument(help="Table of interactions, or of series.")],
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the data set; else the file's.")
     ] = None,
@@ -316,23 +450,45 @@ def data_import(
     format: Format = "auto",
     separator: Separator = None,
     repeats: Repeats = "auto",
+    task: Task = None,
+    freq: Freq = None,
+    gaps: Gaps = None,
+    stamps: Stamps = None,
+    past: Past = [],
+    future: Known = [],
+    static: Static = [],
     to: Annotated[Path | None, typer.Option("--to", help="Folder of data sets.")] = None,
 ) -> None:
     """Check a table and keep it as a data set, to be named by train --data from then on.
 
     \b
-    Example:
+    Examples:
       kt-forecast data import answers.csv --name mine --column student=user_id
       kt-forecast train --data mine
+      kt-forecast data import sales.csv --name sales --column unique_id=shop --column ds=day
+      kt-forecast train --data sales --horizon 28
     """
     from kt_forecast.experiment import tables
-    from kt_forecast.experiment.recipe import DataRecipe
+    from kt_forecast.experiment.which import parse_data
 
-    settings = _table_settings(str(file), column, format, separator, repeats)
-    card = tables.keep(
-        DataRecipe.parse(settings, "data import"), name or file.name.split(".")[0], to
+    settings = _table_settings(
+        str(file),
+        column,
+        format=format,
+        separator=separator,
+        repeats=repeats,
+        freq=freq,
+        gaps=gaps,
+        stamps=stamps,
+        past=past,
+        future=future,
+        static=static,
     )
-    _say(f"wrote {card}; train on it with: kt-forecast train --data {card.parent.name}")
+    kind = _task(settings, task)
+    chosen = parse_data(settings, kind, "data import")
+    card = tables.keep(chosen, name or file.name.split(".")[0], to)
+    ahead = " --horizon STEPS" if kind == FORECASTING else ""
+    _say(f"wrote {card}; train on it with: kt-forecast train --data {card.parent.name}{ahead}")
 
 
 @data_app.command("fetch")
@@ -353,33 +509,103 @@ def data_fetch(
         _say(sentence)
 
 
-def _recipe(recipe: str | None, table: dict[str, Any], system: str | None) -> "Recipe":
+@study_app.command("pooling")
+def study_pooling(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe of knowledge tracing; else the study's own.")
+    ] = None,
+    set_: Sets = [],
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Show what the pooling of Informer's distilling leaks in knowledge tracing, and what it earns.
+
+    \b
+    Example:
+      kt-forecast study pooling pipelines/study_pooling.toml
+    """
+    from kt_forecast.experiment import Recipe, shipped
+    from kt_forecast.experiment.study import pooling_study
+
+    chosen = Recipe.read(shipped(recipe or "study_pooling")).with_sets(set_)
+    _show(pooling_study(chosen, runs=runs, device=device, say=_say))
+
+
+def _recipe(
+    recipe: str | None,
+    table: dict[str, Any],
+    system: str | None,
+    task: str | None,
+    horizon: int | None,
+) -> "AnyRecipe":
     """Return the recipe of the file, with the command line's data and system in place.
 
     Raises:
         InputError: neither a recipe nor a table is named, or a key or value is refused.
     """
-    from kt_forecast.catalogue import find
-    from kt_forecast.experiment import Recipe, shipped
-    from kt_forecast.nn.system import System
+    from kt_forecast.experiment import shipped
+    from kt_forecast.experiment.which import parse_recipe, read_recipe
 
     if recipe is None and "source" not in table:
         raise InputError(
             "train needs a recipe (kt-forecast train pipelines/demo.toml) or a table"
             " (kt-forecast train --data answers.csv)"
         )
-    chosen = (
-        Recipe.parse({"data": table}, "--data")
-        if recipe is None
-        else Recipe.read(shipped(recipe)).changed({"data": table}, "--data")
-    )
+    if recipe is not None:
+        chosen = read_recipe(shipped(recipe))
+        if task not in {None, chosen.task}:
+            raise InputError(f"--task {task}: {recipe} is a recipe of {chosen.task}")
+        chosen = chosen.changed({"data": table}, "--data")
+    else:
+        kind = _task(table, task)
+        if kind == FORECASTING and horizon is None:
+            raise InputError(
+                f"{table['source']}: how many steps ahead shall series be forecast? accepted is"
+                " --horizon with a whole number"
+            )
+        chosen = parse_recipe({"data": table}, kind, "--data")
+    _refuse_other_task(chosen.task, horizon=horizon)
+    if horizon is not None:
+        chosen = chosen.changed(
+            {"forecasting": {"horizon": horizon}, "horizons": ()}, f"--horizon {horizon}"
+        )
     if system is None:
         return chosen
+    from kt_forecast.catalogue import find
+    from kt_forecast.nn.system import System
+
     return chosen.with_system(system, trained=isinstance(find(system), System))
 
 
+def _task(table: dict[str, Any], task: str | None) -> str:
+    """Return the task of a table, and say so where its columns decided."""
+    from kt_forecast.experiment.which import task_of
+
+    if task is not None:
+        return task
+    found, reason = task_of(table)
+    if reason:
+        _say(reason)
+    return found
+
+
+def _refuse_other_task(task: str, **options: object) -> None:
+    """Refuse options that are for the other task.
+
+    Raises:
+        InputError: one was given.
+    """
+    other = ("horizon",) if task != FORECASTING else ("fold", "coin_flip")
+    for name in other:
+        if options.get(name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} is not for {task}; accepted is a recipe or a table of"
+                " the other task"
+            )
+
+
 def _table_settings(
-    source: str | None, columns: list[str], form: str, separator: str | None, repeats: str
+    source: str | None, columns: list[str], **options: str | list[str] | None
 ) -> dict[str, Any]:
     """Return the keys of a recipe's [data] that the options name."""
     settings: dict[str, Any] = {}
@@ -387,13 +613,9 @@ def _table_settings(
         settings["source"] = source
     if columns:
         settings["columns"] = dict(_pair(text) for text in columns)
-    if form != "auto":
-        settings["format"] = form
-    if separator is not None:
-        settings["separator"] = separator
-    if repeats != "auto":
-        settings["repeats"] = repeats
-    return settings
+    return settings | {
+        key: value for key, value in options.items() if value not in (None, "auto", [])
+    }
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -414,7 +636,7 @@ def _say(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-def _show(run: "Run | None") -> None:
+def _show(run: "Run | ForecastRun | StudyRun | None") -> None:
     if run is None:
         return
     for title, header, rows in run.tables():

@@ -8,19 +8,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kt_forecast.experiment.again import evaluate, predict, report
-    from kt_forecast.experiment.folds import run
-    from kt_forecast.experiment.recipe import Recipe, shipped
-    from kt_forecast.experiment.stored import Run, find
+    from kt_forecast.experiment.forecast_again import forecast
+    from kt_forecast.experiment.recipe import Recipe
+    from kt_forecast.experiment.recipe_base import shipped
+    from kt_forecast.experiment.recipe_forecast import ForecastRecipe
+    from kt_forecast.experiment.stored import ForecastRun, Run, find
+    from kt_forecast.experiment.which import run
 
-__all__ = ["Recipe", "Run", "evaluate", "find", "predict", "report", "run", "shipped"]
+__all__ = [
+    "ForecastRecipe",
+    "ForecastRun",
+    "Recipe",
+    "Run",
+    "evaluate",
+    "find",
+    "forecast",
+    "predict",
+    "report",
+    "run",
+    "shipped",
+]
 
 _HOME = {
     "evaluate": "again",
     "predict": "again",
     "report": "again",
-    "run": "folds",
+    "forecast": "forecast_again",
+    "run": "which",
+    "ForecastRecipe": "recipe_forecast",
+    "ForecastRun": "stored",
     "Recipe": "recipe",
-    "shipped": "recipe",
+    "shipped": "recipe_base",
     "Run": "stored",
     "find": "stored",
 }

@@ -6,12 +6,26 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 from kt_forecast.errors import InputError
+from kt_forecast.forecaster import Plan as SeriesPlan
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
 from kt_forecast.tracer import Fitted, Plan, fit_plan
 
 CACHE = "cache"
+
+
+@runtime_checkable
+class Kept(Protocol):
+    """What was fitted, of either task."""
+
+    def save(self, folder: Path) -> None:
+        """Write it, whole or not at all."""
+        ...
+
+
+F = TypeVar("F", bound=Kept)
 
 
 def fit_beside(
@@ -37,26 +51,57 @@ def fit_beside(
         device: where to compute.
         say: told what is done.
     """
-    if cache is None:
-        say(f"{chosen.name}: fitted")
-        return fit_plan(chosen, train, valid, vocabulary, device=device)
-    home = cache / f"{chosen.name}-{_key(chosen, rows)}"
-    if home.is_dir():
+    return from_cache(
+        chosen,
+        lambda: fit_plan(chosen, train, valid, vocabulary, device=device),
+        lambda home: Fitted.load(home, device=device),
+        rows=rows,
+        cache=cache,
+        say=say,
+    )
+
+
+def from_cache(
+    chosen: Plan | SeriesPlan,
+    fit: Callable[[], F],
+    load: Callable[[Path], F],
+    *,
+    rows: str,
+    cache: Path | None,
+    say: Callable[[str], None],
+) -> F:
+    """Return what was fitted before with the same settings and code on the same rows, else fit.
+
+    Args:
+        chosen: the baseline and its settings.
+        fit: fits it.
+        load: reads it from a folder.
+        rows: hash of data, split and labels.
+        cache: folder of the fitted baselines; None fits anew.
+        say: told what is done.
+    """
+    home = None if cache is None else cache / f"{chosen.name}-{_key(chosen, rows)}"
+    if home is not None and home.is_dir():
         try:
-            found = Fitted.load(home, device=device)
+            found = load(home)
         except InputError:
             say(f"{chosen.name}: what the cache holds cannot be read, fitting anew")
         else:
             say(f"{chosen.name}: from the cache, fitted before on the same rows")
             return found
-    fitted = fit_plan(chosen, train, valid, vocabulary, device=device)
-    fitted.save(home)
+    fitted = fit()
+    if home is not None:
+        fitted.save(home)
     say(f"{chosen.name}: fitted")
     return fitted
 
 
-def _key(chosen: Plan, rows: str) -> str:
+def _key(chosen: Plan | SeriesPlan, rows: str) -> str:
     """Return a hash of all that decides a fitted baseline: rows, settings, and its own code."""
-    code = inspect.getsource(sys.modules[chosen.part.build.__module__])
-    facts = {"rows": rows, "plan": chosen.plain(), "code": code}
+    code = inspect.getsource(sys.modules[chosen.part.config.__module__])
+    plan = chosen.plain()
+    if chosen.training is None:
+        # Nothing is drawn where nothing is trained: every seed gives the same.
+        plan.pop("seed")
+    facts = {"rows": rows, "plan": plan, "code": code}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

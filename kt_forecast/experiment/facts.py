@@ -50,6 +50,7 @@ from kt_forecast.schema import (
 from kt_forecast.sequences.build import build
 from kt_forecast.tracer import Fitted, mastery_over_time
 from kt_forecast.tracking import code_version, versions
+from kt_forecast.training import Epoch
 
 SHOWN_STEPS = 60
 """The student whose mastery is shown is the one whose history is closest to this long."""
@@ -113,15 +114,17 @@ def answers_seen(scores: Scores) -> tuple[SeenBin, ...]:
 
 def curve(fitted: Fitted) -> tuple[CurveRow, ...]:
     """Return one row an epoch."""
-    return tuple(
-        CurveRow(
-            epoch=epoch.number,
-            loss=epoch.loss,
-            metrics=dict(epoch.metrics),
-            seconds=epoch.seconds,
-            learning_rate=epoch.learning_rate,
-        )
-        for epoch in fitted.epochs
+    return tuple(curve_row(epoch) for epoch in fitted.epochs)
+
+
+def curve_row(epoch: Epoch) -> CurveRow:
+    """Return an epoch as the page shows it."""
+    return CurveRow(
+        epoch=epoch.number,
+        loss=epoch.loss,
+        metrics=dict(epoch.metrics),
+        seconds=epoch.seconds,
+        learning_rate=epoch.learning_rate,
     )
 
 

@@ -1,19 +1,11 @@
-"""One experiment: table, split, training, audit, one reading of the test rows, report."""
+"""One experiment on students: table, split, training, audit, one reading of the test rows."""
 
-import errno
-import hashlib
-import json
-import os
-import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from kt_forecast.data.interactions import Interactions
 from kt_forecast.data.splits import Role, Split, load_split, split
@@ -23,29 +15,28 @@ from kt_forecast.experiment import facts, tables
 from kt_forecast.experiment.auditing import audit_fitted
 from kt_forecast.experiment.beside import CACHE, fit_beside
 from kt_forecast.experiment.recipe import Recipe
-from kt_forecast.experiment.stored import (
-    MODEL,
-    RECIPE,
-    RECORD,
-    REPORT,
-    RUNS,
-    SPLIT,
-    TEST_READS,
-    TRACKED,
-    Run,
-    home,
+from kt_forecast.experiment.running import (
+    Say,
+    alone,
+    checkpoint_of,
+    command,
+    going_on,
+    hashed,
+    keep,
+    now,
+    refuse_trained,
+    silent,
+    told,
+    track,
 )
+from kt_forecast.experiment.stored import RUNS, Run, home
 from kt_forecast.nn.system import unknown
-from kt_forecast.report import Protocol, RunRecord, figures, render
+from kt_forecast.report import Protocol, RunRecord
 from kt_forecast.sequences.build import build_role, fit_vocabulary
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
 from kt_forecast.tracer import Fitted, Plan, fit_plan, plan
 from kt_forecast.tracking import Tracker
-from kt_forecast.training import Checkpoint, Epoch, workers
-
-Say = Callable[[str], None]
-
-CHECKPOINTS = "checkpoints"
+from kt_forecast.training import Epoch, workers
 
 
 @dataclass(frozen=True)
@@ -84,19 +75,18 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
         TrainingError: a number in training is not finite.
     """
     chosen, beside = plans(recipe)
-    with ExitStack() as alone, workers(device) as group:
+    with ExitStack() as held, workers(device) as group:
         if group.world > 1:
-            _refuse_trained(beside)
+            refuse_trained([one.name for one in beside if one.training is not None])
         first = group.rank == 0
-        say = say if first else _silent
+        say = say if first else silent
         interactions = tables.load(recipe.data)
         _describe(interactions, say)
         rows = prepare(recipe, interactions)
-        checkpoint = _checkpoint(chosen, rows, runs)
+        checkpoint = checkpoint_of(chosen.plain(), rows.key, runs)
         if first:
-            alone.enter_context(_alone(checkpoint.folder))
-        if (checkpoint.folder / "checkpoint.safetensors").exists():
-            say("an interrupted run of the same recipe is here: going on where it stopped")
+            held.enter_context(alone(checkpoint.folder))
+        going_on(checkpoint, say)
         tracked = recipe.tracking.enabled and first
         name = home(runs, recipe.title()).name
         with (
@@ -127,7 +117,7 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
             run_id = tracker.id if tracker is not None else None
             done = _finish(recipe, fitted, beside, rows, name, run_id, runs, say)
             if tracker is not None:
-                _track(tracker, done)
+                track(tracker, done)
         shutil.rmtree(checkpoint.folder, ignore_errors=True)
         return done
 
@@ -156,7 +146,7 @@ def prepare(recipe: Recipe, interactions: Interactions, stored: Path | None = No
     if recipe.coin_flip:
         labels = f"coin {recipe.seed}"
         parts = {role: coin_flip(part, 3 * recipe.seed + role) for role, part in parts.items()}
-    key = _hash([interactions.data_hash, roles.role_hash, labels, list(recipe.data.extras)])
+    key = hashed([interactions.data_hash, roles.role_hash, labels, list(recipe.data.extras)])
     return Rows(interactions, roles, vocabulary, parts, key)
 
 
@@ -269,7 +259,7 @@ def _finish(
     }
     record = RunRecord(
         title=name,
-        created=_now(),
+        created=now(),
         data=facts.data(rows.interactions, recipe.data.source),
         split=facts.split(rows.roles, rows.interactions),
         system=facts.system(fitted),
@@ -285,121 +275,11 @@ def _finish(
         mastery=facts.mastery(fitted, rows.interactions, rows.roles.visible(Role.TEST)),
         environment=facts.environment(fitted.device),
         code_version=facts.code(),
-        command=_command(runs / RUNS / name),
+        command=command(runs / RUNS / name),
         citations=facts.works(fitted, others),
     )
-    while True:
-        folder = home(runs, recipe.title())
-        record = replace(record, title=folder.name, command=_command(folder))
-        try:
-            _write(folder, recipe, fitted, rows, record, run_id)
-        except OSError as error:
-            # Another process took the name meanwhile.
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST} or not folder.exists():
-                raise
-        else:
-            return Run(folder, record)
-
-
-def _command(folder: Path) -> str:
-    return f"kt-forecast train {shlex.quote(str(folder / RECIPE))}"
-
-
-def _write(
-    folder: Path,
-    recipe: Recipe,
-    fitted: Fitted,
-    rows: Rows,
-    record: RunRecord,
-    run_id: str | None,
-) -> None:
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        part.mkdir(parents=True)
-        (part / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")
-        rows.roles.save(part / SPLIT)
-        fitted.save(part / MODEL)
-        reads = [{"when": record.created, "why": "train"}]
-        (part / TEST_READS).write_text(json.dumps(reads, indent=1), encoding="utf-8")
-        if run_id is not None:
-            (part / TRACKED).write_text(json.dumps({"run": run_id}), encoding="utf-8")
-        (part / RECORD).write_text(record.to_json(), encoding="utf-8")
-        (part / REPORT).write_text(render(record), encoding="utf-8")
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def track_scores(tracker: Tracker, protocols: tuple[Protocol, ...]) -> None:
-    """Record the scores of protocols, the model's and those of what stands beside it."""
-    found: dict[str, tuple[float, float, float]] = {}
-    for protocol in protocols:
-        for name, one in {"": protocol.model, **protocol.baselines}.items():
-            prefix = f"{protocol.name}/{name}/" if name else f"{protocol.name}/"
-            found |= {f"{prefix}{metric}": (s.value, s.low, s.high) for metric, s in one.items()}
-    finite = {k: v for k, v in found.items() if v[0] == v[0]}
-    tracker.scores({k: v if v[1] == v[1] else v[0] for k, v in finite.items()})
-
-
-def _track(tracker: Tracker, done: Run) -> None:
-    """Record what the run found and left."""
-    record = done.record
-    tracker.name(done.name)
-    track_scores(tracker, record.protocols)
-    tracker.tags({"system": record.system.name, "folder": str(done.folder.resolve())})
-    if record.objective:
-        tracker.tags({"train_loss": record.objective})
-    if record.verdict is not None:
-        tracker.verdict(record.verdict.verdict)
-    for name, figure in figures(record).items():
-        tracker.text(figure.decode(), f"figures/{name}.svg")
-    for name in (RECIPE, SPLIT, RECORD, TEST_READS):
-        tracker.file(done.folder / name)
-    tracker.report(done.folder / REPORT)
-    tracker.model(done.folder / MODEL)
-
-
-def _checkpoint(chosen: Plan, rows: Rows, runs: Path) -> Checkpoint:
-    """Return where a run of the same rows and settings keeps its place."""
-    fingerprint = _hash([chosen.plain(), rows.key])
-    return Checkpoint(runs / CHECKPOINTS / fingerprint[:16], fingerprint, resume=True)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder in which a run keeps its place, so that no other process uses it.
-
-    Raises:
-        InputError: another process trains the same recipe there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    try:
-        with FileLock(path, timeout=0):
-            try:
-                yield
-            finally:
-                if [*folder.glob("*")] == [path]:
-                    shutil.rmtree(folder)
-    except Timeout:
-        raise InputError(
-            f"{folder}: another process is training the same recipe on the same rows; accepted is"
-            " to wait for it, another --seed, or another folder for --runs"
-        ) from None
-
-
-def _refuse_trained(beside: list[Plan]) -> None:
-    """Refuse baselines that need every process, which wait for no baseline.
-
-    Raises:
-        InputError: a baseline trains with epochs.
-    """
-    for one in beside:
-        if one.training is not None:
-            raise InputError(
-                f"baselines.systems holds {one.name}, which trains with epochs; under several"
-                " processes accepted are fitted baselines, and a run of its own for this one"
-            )
+    folder, record = keep(recipe, record, split=rows.roles, fitted=fitted, run_id=run_id, runs=runs)
+    return Run(folder, record)
 
 
 def _describe(interactions: Interactions, say: Say) -> None:
@@ -414,25 +294,4 @@ def _describe(interactions: Interactions, say: Say) -> None:
 def _said(say: Say, chosen: Plan) -> Callable[[Epoch], None]:
     metric = chosen.training.metric if chosen.training else ""
     more = chosen.tracing is not None and chosen.tracing.next_question > 0.0
-    lowered = "objective" if more else "loss"
-
-    def tell(epoch: Epoch) -> None:
-        say(
-            f"epoch {epoch.number}: {lowered} {epoch.loss:.4f}, validation {metric}"
-            f" {epoch.metrics[metric]:.4f}, {epoch.seconds:.1f} s"
-        )
-
-    return tell
-
-
-def _silent(sentence: str) -> None:
-    """Say nothing."""
-    del sentence
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _hash(facts: Any) -> str:  # noqa: ANN401
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return told(say, "objective" if more else "loss", metric)

@@ -1,7 +1,6 @@
 """Every fold in turn, and their mean: how much a score owes to the luck of one split."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +8,10 @@ from kt_forecast.data.interactions import Interactions
 from kt_forecast.data.splits import ByFolds
 from kt_forecast.errors import InputError
 from kt_forecast.experiment import facts, tables
-from kt_forecast.experiment.flow import Say, plans, run_one
+from kt_forecast.experiment.flow import plans, run_one
 from kt_forecast.experiment.recipe import Recipe
-from kt_forecast.experiment.stored import RECIPE, RECORD, REPORT, RUNS, Run, find, home
-from kt_forecast.report import render
+from kt_forecast.experiment.running import Say, whole, write_record
+from kt_forecast.experiment.stored import RECIPE, RECORD, RUNS, Run, find, home
 from kt_forecast.schema import FOLD, TEST_FOLD
 
 FOLDS = "folds.json"
@@ -65,12 +64,12 @@ def _finished(recipe: Recipe, interactions: Interactions, runs: Path) -> Run | N
     if not (folder / RECORD).is_file() or not (folder / RECIPE).is_file():
         return None
     one = find(folder.name, runs)
-    same = (
+    same = isinstance(one, Run) and (
         Recipe.read(folder / RECIPE) == recipe
         and one.record.data.data_hash == interactions.data_hash
         and one.record.code_version == facts.code()
     )
-    return one if same else None
+    return one if isinstance(one, Run) and same else None
 
 
 def _folds(by: ByFolds, interactions: Interactions) -> list[int]:
@@ -96,10 +95,7 @@ def _summary(folder: Path, done: list[Run]) -> Run:
         answers_seen={},
         command=f"{first.command}  # and so on for {', '.join(one.name for one in done)}",
     )
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
-    (part / FOLDS).write_text(json.dumps([one.name for one in done]), encoding="utf-8")
-    (part / RECORD).write_text(record.to_json(), encoding="utf-8")
-    (part / REPORT).write_text(render(record), encoding="utf-8")
-    part.replace(folder)
+    with whole(folder) as part:
+        (part / FOLDS).write_text(json.dumps([one.name for one in done]), encoding="utf-8")
+        write_record(part, record)
     return Run(folder, record)

@@ -1,58 +1,31 @@
 """A recipe: the whole flow of one experiment as a typed TOML file that a user copies and edits."""
 
-import tomllib
-from datetime import date
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
-import tomli_w
 from pydantic import Field
 
 from kt_forecast.config import Config
-from kt_forecast.data.cards import card_names
 from kt_forecast.data.merging import Repeats
 from kt_forecast.data.splits import ByFolds, ByStudents, SplitSettings
-from kt_forecast.errors import InputError
+from kt_forecast.experiment.recipe_base import BaseRecipe, SourceRecipe
 
-PIPELINES = "pipelines"
-KIND = "kind"
-"""The key that chooses between settings of several classes."""
 EVERY_RUN_SHOWS = ("item_mean", "logistic")
 
 
-class DataRecipe(Config):
+class DataRecipe(SourceRecipe):
     """Where the table comes from.
 
     Attributes:
-        source: a path, or the name of a data set with a card.
-        format: a format's name, or ``auto`` to look at the file.
-        columns: our name of a column to the table's own.
         separator: joins several concepts in one text value; else the format's own.
         repeats: what to do with rows that repeat the student's previous question.
         min_interactions: students with fewer steps are left out.
         extras: answer-side columns that the model reads, once the answer is given.
     """
 
-    source: str
-    format: str = "auto"
-    columns: dict[str, str] = Field(default_factory=dict)
     separator: str | None = None
     repeats: Repeats = "auto"
     min_interactions: int = Field(1, ge=1)
     extras: tuple[str, ...] = ()
-
-
-class ModelRecipe(Config):
-    """What is trained.
-
-    Attributes:
-        system: a name that ``kt-forecast zoo`` lists.
-        settings: the system's own settings; each system refuses keys that it does not have.
-    """
-
-    system: str = "gpt"
-    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class EvaluationRecipe(Config):
@@ -95,197 +68,48 @@ class TrackingRecipe(Config):
     enabled: bool = True
 
 
-class Recipe(Config):
-    """One experiment.
+class Recipe(BaseRecipe):
+    """One experiment of knowledge tracing.
 
     Attributes:
-        name: short; the run is called after it.
-        seed: of the first weights, of training, and of drawn splits.
+        task: what is predicted.
         coin_flip: replace every response by a fair coin; an honest pipeline then scores a half.
         folds: the split's own fold, or all folds one after the other.
         history: steps before a step that a model may read; none means all.
         data: where the table comes from.
         split: which rows train, validate and test.
-        model: what is trained.
         tracing: settings of the knowledge-tracing task, beside those the system was published with.
-        training: settings of the loop.
         evaluation: how the test rows are scored.
         baselines: what stands beside the model.
         tracking: where the run is recorded.
     """
 
-    name: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
-    seed: int = Field(0, ge=0)
+    OF_SYSTEM: ClassVar[tuple[str, ...]] = ("model", "tracing")
+
+    task: Literal["knowledge_tracing"] = "knowledge_tracing"
     coin_flip: bool = False
     folds: Literal["one", "all"] = "one"
     history: int | None = Field(None, ge=1)
     data: DataRecipe
     split: SplitSettings = ByStudents()
-    model: ModelRecipe = ModelRecipe()
     tracing: dict[str, Any] = Field(default_factory=dict)
-    training: dict[str, Any] = Field(default_factory=dict)
     evaluation: EvaluationRecipe = EvaluationRecipe()
     baselines: BaselineRecipe = BaselineRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a recipe; a table that is not here is looked for beside the recipe.
-
-        Raises:
-            InputError: the file is not there, is no TOML, or holds an unknown key or value.
-        """
-        plain = read_toml(path)
-        plain.setdefault("name", path.stem)
-        recipe = cls.parse(plain, str(path))
-        source = recipe.data.source
-        beside = path.parent / source
-        if Path(source).exists() or source in card_names() or not beside.exists():
-            return recipe
-        return recipe.changed({"data": {"source": str(beside)}}, str(path))
-
-    def changed(self, changes: dict[str, Any], where: str) -> Self:
-        """Return the recipe with some keys replaced, and checked again.
-
-        Args:
-            changes: nested like the recipe; tables are merged key by key, but one of another
-                ``kind`` takes the place of the whole.
-            where: who asks, for the message.
-
-        Raises:
-            InputError: a key or value is refused.
-        """
-        chosen = _without_none(self.model_dump(mode="json", exclude_unset=True))
-        return type(self).parse(_merged(chosen, changes), where)
-
-    def with_system(self, system: str, *, trained: bool) -> Self:
-        """Return the recipe for another system, without the settings that were the first one's.
-
-        Args:
-            system: its name; the recipe's own changes nothing.
-            trained: whether it has epochs, and so takes the settings of the loop.
-        """
-        if system == self.model.system:
-            return self
-        plain = _without_none(self.model_dump(mode="json", exclude_unset=True))
-        kept = {key: value for key, value in plain.items() if key not in {"model", "tracing"}}
-        if not trained:
-            kept.pop("training", None)
-        if self.name:
-            kept["name"] = f"{self.name}-{system}"
-        return type(self).parse(kept | {"model": {"system": system}}, "--system")
-
-    def with_sets(self, sets: list[str]) -> Self:
-        """Return the recipe with dotted keys replaced, each given as ``a.b=c``.
-
-        Raises:
-            InputError: one is not of that form, or a key or value is refused.
-        """
-        recipe = self
-        for text in sets:
-            recipe = recipe.changed(_nested(text), f"--set {text}")
-        return recipe
-
-    def plain(self) -> dict[str, Any]:
-        """Return the recipe as plain values, as TOML writes them; what is None is left out."""
-        return _without_none(self.model_dump(mode="json"))
-
     def to_toml(self) -> str:
-        """Return the recipe with every default, and the seed of the split, written out.
-
-        The path of a table is written out too, so that the recipe works in any folder.
-        """
-        plain = self.model_copy(update={"split": self.seeded_split()}).plain()
-        if self.data.source not in card_names() and Path(self.data.source).exists():
-            plain["data"]["source"] = str(Path(self.data.source).resolve())
-        return tomli_w.dumps(plain)
+        """Return the recipe with every default, and the seed of the split, written out."""
+        seeded = self.model_copy(update={"split": self.seeded_split()})
+        return BaseRecipe.to_toml(seeded)
 
     def title(self) -> str:
         """Return the run's short name."""
-        name = self.name or f"{self.model.system}-{Path(self.data.source).name.split('.')[0]}"
+        name = super().title()
         return f"{name}-coin-flip" if self.coin_flip else name
 
-    def seeded_split(self) -> "SplitSettings":
+    def seeded_split(self) -> SplitSettings:
         """Return the split's settings, drawn by the recipe's seed unless they name their own."""
         split = self.split
         if isinstance(split, ByStudents | ByFolds) and "seed" not in split.model_fields_set:
             return split.model_copy(update={"seed": self.seed})
         return split
-
-
-def shipped(name: str) -> Path:
-    """Return the path of a recipe: a file, or the name of one in the folder of recipes.
-
-    Raises:
-        InputError: there is no such file; the nearest name is suggested.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    folders = [folder / PIPELINES for folder in (Path.cwd(), *Path.cwd().parents)]
-    folders.append(Path(__file__).parents[2] / PIPELINES)
-    folder = next((f for f in folders if f.is_dir()), folders[-1])
-    stem = path.name.removesuffix(".toml")
-    if path.parent == Path() and (folder / f"{stem}.toml").is_file():
-        return folder / f"{stem}.toml"
-    known = sorted(found.stem for found in folder.glob("*.toml"))
-    near = get_close_matches(stem, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"{folder} holds {', '.join(known) or 'none'}"
-    raise InputError(f"{name}: no such recipe; {hint}")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        InputError: it is not there, or is no TOML.
-    """
-    try:
-        return dict(_dates_as_text(tomllib.loads(path.read_text(encoding="utf-8"))))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); accepted is a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not valid TOML ({error}); accepted is a recipe") from None
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, new in changes.items():
-        old = merged.get(key)
-        merged[key] = new
-        if isinstance(old, dict) and isinstance(new, dict):
-            is_other = KIND in new and new[KIND] != old.get(KIND)
-            merged[key] = new if is_other else _merged(old, new)
-    return merged
-
-
-def _nested(text: str) -> dict[str, Any]:
-    """Return ``a.b=c`` as nested plain values; ``c`` is read as TOML, else as text.
-
-    Raises:
-        InputError: it is not of that form.
-    """
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not (equals and all(parts)):
-        raise InputError(f"--set {text!r}: accepted is A.B=C, as in training.epochs=3")
-    try:
-        found: Any = _dates_as_text(tomllib.loads(f"value = {value}")["value"])
-    except tomllib.TOMLDecodeError:
-        found = value.strip()
-    for part in reversed(parts):
-        found = {part: found}
-    return dict(found)
-
-
-def _dates_as_text(value: Any) -> Any:  # noqa: ANN401
-    """Return TOML's values with its dates as ISO text, which is how settings take them."""
-    if isinstance(value, dict):
-        return {key: _dates_as_text(part) for key, part in value.items()}
-    return value.isoformat() if isinstance(value, date) else value
-
-
-def _without_none(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, dict):
-        return {key: _without_none(part) for key, part in value.items() if part is not None}
-    return value

@@ -6,7 +6,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from kt_forecast.errors import InputError
-from kt_forecast.report import RunRecord, Score
+from kt_forecast.report import (
+    ForecastProtocol,
+    ForecastRecord,
+    IntervalScore,
+    RunRecord,
+    Score,
+    load_record,
+)
 
 RUNS = "runs"
 RECIPE = "recipe.toml"
@@ -27,6 +34,16 @@ SHOWN = {
     "ece": "ECE",
 }
 """Metrics of the final table; the report and the record hold all."""
+
+SHOWN_OF_FORECASTS = {
+    "mse": "MSE",
+    "mae": "MAE",
+    "mase": "MASE",
+    "wql": "WQL",
+}
+SHOWN_LEVEL = 90.0
+"""Level, in percent, of the intervals whose coverage the final table shows, where the run has them;
+else the nearest."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,98 @@ class Run:
         return lines
 
 
+@dataclass(frozen=True)
+class ForecastRun:
+    """A finished run of forecasting.
+
+    Attributes:
+        folder: holds recipe, split, model, record and report.
+        record: everything that the report shows.
+    """
+
+    folder: Path
+    record: ForecastRecord
+
+    @property
+    def name(self) -> str:
+        """Return the name by which the command line finds the run."""
+        return self.folder.name
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the audit found that the model reads what it could not have known."""
+        return self.record.verdict is not None and self.record.verdict.leaks
+
+    def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+        """Return title, header and rows of the scores of each protocol."""
+        found = []
+        for protocol in self.record.protocols:
+            metrics = [name for name in SHOWN_OF_FORECASTS if name in protocol.model]
+            mine = self.record.system.name
+            everyone = {mine: protocol.model, **protocol.baselines}
+            held = {who: _quoted(protocol, who) for who in everyone}
+            levels = sorted({one.level for one in held.values() if one is not None})
+            rows = [
+                (
+                    who + (" LEAKS" if self.leaks and who == mine else ""),
+                    *(_worded(one.get(m), interval=m == metrics[0]) for m in metrics),
+                    *(_share(held[who]) for _ in levels[:1]),
+                )
+                for who, one in everyone.items()
+            ]
+            header = ("system", *(SHOWN_OF_FORECASTS[m] for m in metrics))
+            header += tuple(f"held by {level:g} %" for level in levels[:1])
+            title = (
+                f"{protocol.name}: {protocol.n_windows:,} windows of {protocol.n_series:,} series"
+            )
+            found.append((title, header, rows))
+        return found
+
+    def closing(self) -> list[str]:
+        """Return the sentences that end a run."""
+        first, verdict = self.record.protocols[0], self.record.verdict
+        lines = [
+            "MSE and MAE are of standardised values;"
+            f" {'' if first.interval.startswith('mean') else 'MSE with '}{first.interval}",
+            _against(self.record.system.name, first),
+        ]
+        if verdict is not None:
+            found = f": {verdict.findings[0]}" if verdict.findings else ""
+            lines.append(f"audit verdict: {'LEAKS' if verdict.leaks else verdict.verdict}{found}")
+        lines.append(f"run: {self.name}, in {self.folder}")
+        lines.append(f"report: {(self.folder / REPORT).resolve().as_uri()}")
+        return lines
+
+
+def _quoted(protocol: ForecastProtocol, who: str) -> IntervalScore | None:
+    """Return how the intervals of a system did at the level that is shown."""
+    found = protocol.intervals.get(who, ())
+    return min(found, key=lambda one: abs(one.level - SHOWN_LEVEL), default=None)
+
+
+def _share(one: IntervalScore | None) -> str:
+    return "-" if one is None or math.isnan(one.coverage.value) else f"{one.coverage.value:.1%}"
+
+
+def _against(name: str, protocol: ForecastProtocol) -> str:
+    """Say whether the model beats what stands beside it, by the interval of the difference."""
+    metric = protocol.headline
+    scores = {who: one[metric].value for who, one in protocol.baselines.items() if metric in one}
+    known = {who: value for who, value in scores.items() if not math.isnan(value)}
+    if not known or metric not in protocol.model:
+        return f"{name}: nothing stands beside it"
+    best = min(known, key=lambda who: known[who])
+    gap = protocol.differences.get(best, {}).get(metric)
+    if gap is None or math.isnan(gap.low):
+        word = "below" if protocol.model[metric].value < known[best] else "not below"
+        return f"{name}: {SHOWN_OF_FORECASTS[metric]} {word} that of the best beside it, {best}"
+    word = "beats" if gap.high < 0 else "is beaten by" if gap.low > 0 else "is level with"
+    return (
+        f"{name} {word} the best beside it, {best}: {SHOWN_OF_FORECASTS[metric]} differs by"
+        f" {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+    )
+
+
 def _worded(score: Score | None, *, interval: bool) -> str:
     if score is None or math.isnan(score.value):
         return "-"
@@ -100,7 +209,7 @@ def home(runs: Path, title: str) -> Path:
     return folder
 
 
-def find(name: str, runs: Path) -> Run:
+def find(name: str, runs: Path) -> Run | ForecastRun:
     """Return a run by name or folder.
 
     Raises:
@@ -113,4 +222,5 @@ def find(name: str, runs: Path) -> Run:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it holds {', '.join(known) or 'none'}"
         raise InputError(f"no run is called {name!r} in {runs / RUNS}; {hint}")
-    return Run(folder, RunRecord.from_json(path.read_text(encoding="utf-8"), str(path)))
+    record = load_record(path.read_text(encoding="utf-8"), str(path))
+    return Run(folder, record) if isinstance(record, RunRecord) else ForecastRun(folder, record)

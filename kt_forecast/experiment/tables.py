@@ -2,7 +2,9 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tomli_w
@@ -20,10 +22,51 @@ from kt_forecast.data.cards import (
 from kt_forecast.data.fetch import fetch as fetch_files
 from kt_forecast.data.interactions import Interactions
 from kt_forecast.errors import InputError
+from kt_forecast.experiment import series
 from kt_forecast.experiment.recipe import DataRecipe
+from kt_forecast.experiment.recipe_forecast import SeriesRecipe
 from kt_forecast.schema import ANSWER_EXTRAS, FOLD, RESPONSE, STUDENT, TIME
 
-DATA_SETS = ("name", "what", "here", "licence")
+DATA_SETS = ("name", "what", "task", "here", "licence")
+
+_SERIES_FORMATS = {
+    "long": "series: a row for each unique_id and ds with its y, and covariates",
+    "wide": "series: a column of stamps, and a column for each series",
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A table that passed the door.
+
+    Attributes:
+        name: of the table.
+        what: what it holds, in a few words.
+        summary: what it holds, as words and figures.
+        notes: what was found and changed, one sentence each.
+    """
+
+    name: str
+    what: str
+    summary: list[tuple[str, str]]
+    notes: tuple[str, ...]
+
+
+def checked(data: DataRecipe | SeriesRecipe) -> Checked:
+    """Return what a table of either task holds.
+
+    Raises:
+        InputError: it is refused.
+    """
+    if isinstance(data, SeriesRecipe):
+        from kt_forecast.data.series.summary import summary as lines
+
+        table = series.load(data)
+        what = f"{table.n_rows} rows of {table.n_series} series"
+        return Checked(table.name, what, lines(table), table.notes)
+    found = load(data)
+    what = f"{len(found)} interactions of {len(found.students)} students"
+    return Checked(found.name, what, summary(found), found.notes)
 
 
 def load(data: DataRecipe, *, asking: bool = False) -> Interactions:
@@ -63,20 +106,21 @@ def summary(interactions: Interactions) -> list[tuple[str, str]]:
 
 
 def data_sets() -> list[tuple[str, ...]]:
-    """Return name, title, whereabouts and licence of every data set with a card."""
+    """Return name, title, task, whereabouts and licence of every data set with a card."""
     rows: list[tuple[str, ...]] = []
     for name in card_names():
         card = read_card(name)
-        rows.append((name, card.title, "yes" if _is_here(name) else "no", card.licence))
+        here = "yes" if _is_here(name) else "no"
+        rows.append((name, card.title, card.task.replace("_", " "), here, card.licence))
     return rows
 
 
 def formats() -> list[tuple[str, ...]]:
     """Return every format that can be read, with one line on each."""
-    return list(readers.formats().items())
+    return [*readers.formats().items(), *_SERIES_FORMATS.items()]
 
 
-def keep(data: DataRecipe, name: str, folder: Path | None = None) -> Path:
+def keep(data: DataRecipe | SeriesRecipe, name: str, folder: Path | None = None) -> Path:
     """Copy a table into a data set of its own, with a card, after it has passed the door.
 
     Args:
@@ -97,27 +141,24 @@ def keep(data: DataRecipe, name: str, folder: Path | None = None) -> Path:
     if home.exists():
         raise InputError(f"{home}: is there already; accepted is another name")
     source = Path(data.source)
-    checked = load(data)
-    card = Card(
-        title=name,
-        description=f"Imported from {source.name}: {len(checked)} interactions of"
-        f" {len(checked.students)} students.",
-        task="knowledge_tracing",
-        licence="not stated",
-        citation="not stated",
-        path=f"{RAW_FOLDER}/{source.name}",
-        format=data.format,
-        separator=data.separator,
-        columns=data.columns,
-        repeats=data.repeats,
-    )
+    plain: dict[str, Any] = {
+        "title": name,
+        "description": f"Imported from {source.name}: {checked(data).what}.",
+        "task": "forecasting" if isinstance(data, SeriesRecipe) else "knowledge_tracing",
+        "licence": "not stated",
+        "citation": "not stated",
+        "path": f"{RAW_FOLDER}/{source.name}",
+    }
+    own = data.model_dump(mode="json", exclude={"source"}, exclude_none=True)
+    known = {key: value for key, value in own.items() if key in Card.model_fields}
+    card = Card.parse(plain | known, name)
     part = folder / f".{name}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
         (part / RAW_FOLDER).mkdir(parents=True)
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         copy(source, part / card.path)
-        plain = card.model_dump(mode="json", exclude_none=True)
+        plain = card.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         (part / CARD_FILE).write_text(tomli_w.dumps(plain), encoding="utf-8")
         part.replace(home)
     finally:

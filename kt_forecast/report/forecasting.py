@@ -72,7 +72,9 @@ class ForecastProtocol(Scored):
     Attributes:
         headline: name of the metric that the headline quotes and that orders the baselines.
         horizon: steps ahead.
-        context: steps that the model looked back on; None where it reads all.
+        horizons: those that the scores are means over, the longest of which ``horizon`` is; empty
+            for the scores of one.
+        context: steps that the model looked back on; None where it reads all, or several did.
         n_windows: scored pairs of a series and an origin.
         n_series: series they come from.
         n_values: scored values.
@@ -82,6 +84,7 @@ class ForecastProtocol(Scored):
 
     headline: str = "mse"
     horizon: int
+    horizons: tuple[int, ...] = ()
     context: int | None = None
     n_windows: int = 0
     n_series: int = 0

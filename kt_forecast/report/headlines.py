@@ -68,7 +68,10 @@ def _forecasting(record: ForecastRecord) -> str:
         return f"{name} has no {label} on the test windows: no value there could be scored."
     digits = headline_digits(protocol)
     steps = f"{count(protocol.horizon)} step{'' if protocol.horizon == 1 else 's'}"
-    said = f"{name} forecasts {steps} ahead with {label} {_with_interval(score, digits)}"
+    if protocol.horizons:
+        steps = f"{', '.join(map(count, protocol.horizons))} steps"
+    mean = "mean " if protocol.horizons else ""
+    said = f"{name} forecasts {steps} ahead with {mean}{label} {_with_interval(score, digits)}"
     best = best_baseline(protocol)
     if best is None:
         said = f"{said}. No baseline was run beside it, so the figure says little."

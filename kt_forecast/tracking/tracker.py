@@ -8,13 +8,27 @@ from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from kt_forecast.errors import InputError
-from kt_forecast.schema import CONCEPTS, P_CORRECT, QUESTION, RESPONSE, STUDENT, TIME
+from kt_forecast.schema import (
+    CONCEPTS,
+    DS,
+    P_CORRECT,
+    QUESTION,
+    RESPONSE,
+    STUDENT,
+    TIME,
+    UNIQUE_ID,
+    Y,
+)
 from kt_forecast.tracking.store import PROCESS, ROOT, Store, quietly, this_process
 from kt_forecast.tracking.versions import code_version, requirements, versions
 
 MODEL = "model"
 REPORT = "report"
 VERDICT = "verdict"
+
+TRACING = "knowledge_tracing"
+_SCRIPTS = {TRACING: "pyfunc.py", "forecasting": "pyfunc_series.py"}
+"""What MLflow runs to predict with a stored model, by task."""
 
 _LONGEST = 500
 """Characters of a parameter or an error that are kept."""
@@ -245,14 +259,16 @@ class Tracker:
         """Store the HTML report of the run."""
         self.file(path, REPORT)
 
-    def model(self, folder: Path) -> str:
+    def model(self, folder: Path, task: str = TRACING) -> str:
         """Store a saved model so that ``mlflow.pyfunc.load_model`` predicts with it.
 
-        The code travels as text and the weights as safetensors; nothing is pickled. The model
-        takes a pandas table of interactions and returns ``p_correct`` for each row.
+        The code travels as text and the weights as safetensors; nothing is pickled. A tracer takes
+        a pandas table of interactions and returns ``p_correct`` for each row; a forecaster takes a
+        pandas table of series and returns a row for each step ahead.
 
         Args:
             folder: what `kt_forecast.load` reads.
+            task: of the model.
 
         Returns:
             The URI to load it by.
@@ -268,10 +284,10 @@ class Tracker:
                 flavor=mlflow.pyfunc,
                 name=MODEL,
                 run_id=self.id,
-                python_model=str(Path(__file__).with_name("pyfunc.py")),
+                python_model=str(Path(__file__).with_name(_SCRIPTS[task])),
                 artifacts={MODEL: str(folder)},
                 pip_requirements=requirements(),
-                signature=_signature(),
+                signature=_signature() if task == TRACING else _series_signature(),
             )
         return str(info.model_uri)
 
@@ -286,6 +302,15 @@ def _signature() -> Any:  # noqa: ANN401
         inputs=Schema([ColSpec(AnyType(), name, required=False) for name in columns]),
         outputs=Schema([ColSpec(DataType.double, P_CORRECT)]),
     )
+
+
+def _series_signature() -> Any:  # noqa: ANN401
+    """Return the columns a stored forecaster reads; a wide table has others, so none is needed."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+
+    columns = (UNIQUE_ID, DS, Y)
+    return ModelSignature(inputs=Schema([ColSpec(AnyType(), c, required=False) for c in columns]))
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -13,7 +13,7 @@ from kt_forecast.audit import Report
 from kt_forecast.data.simulate import Simulation, simulate, write
 from kt_forecast.errors import InputError
 from kt_forecast.experiment import Recipe, evaluate, find, predict, report, run, tables
-from kt_forecast.experiment.flow import CHECKPOINTS
+from kt_forecast.experiment.running import CHECKPOINTS
 from kt_forecast.experiment.recipe import DataRecipe
 from kt_forecast.experiment.stored import MODEL, RECIPE, RECORD, REPORT, SPLIT, TEST_READS, TRACKED
 from kt_forecast.tracer import load
@@ -53,8 +53,7 @@ def light(monkeypatch):
     """Leave out audit and figures, which one test looks at, where a test needs another run."""
     stored = Report(verdict="unproven", scope={})
     monkeypatch.setattr("kt_forecast.experiment.flow.audit_fitted", lambda *_: stored)
-    for module in ("flow", "folds"):
-        monkeypatch.setattr(f"kt_forecast.experiment.{module}.render", lambda record: record.title)
+    monkeypatch.setattr("kt_forecast.experiment.running.render", lambda record: record.title)
 
 
 def scores(made):
@@ -291,7 +290,7 @@ def test_a_name_that_is_taken_meanwhile_is_left_alone(recipe, tmp_path, monkeypa
     quick = changed(recipe, training={"epochs": 1})
     taken = tmp_path / "runs" / "tiny"
     names = iter([taken, taken, taken.with_name("tiny-2")])
-    monkeypatch.setattr("kt_forecast.experiment.flow.home", lambda *_: next(names))
+    monkeypatch.setattr("kt_forecast.experiment.running.home", lambda *_: next(names))
     (taken / "of another").mkdir(parents=True)
     made = run(quick, runs=tmp_path, device="cpu", say=len)
     assert made.record.title == made.name == "tiny-2"
@@ -329,7 +328,7 @@ def test_a_kept_table_is_the_same_data_set(table, tmp_path, monkeypatch):
     assert card.is_file()
     kept, own = tables.load(DataRecipe(source="mine")), tables.load(data)
     assert kept.data_hash == own.data_hash
-    assert ("mine", "mine", "yes", "not stated") in tables.data_sets()
+    assert ("mine", "mine", "knowledge tracing", "yes", "not stated") in tables.data_sets()
     with pytest.raises(InputError, match="there already"):
         tables.keep(data, "mine")
     with pytest.raises(InputError, match="accepted are letters"):

@@ -5,7 +5,8 @@ import pytest
 from kt_forecast.data.splits import ByFolds, ByStudents
 from kt_forecast.errors import InputError
 from kt_forecast.experiment.flow import plans
-from kt_forecast.experiment.recipe import PIPELINES, Recipe, shipped
+from kt_forecast.experiment.recipe import Recipe
+from kt_forecast.experiment.recipe_base import PIPELINES, shipped
 
 SHIPPED = sorted(path.stem for path in shipped("demo").parent.glob("*.toml"))
 

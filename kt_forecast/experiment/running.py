@@ -1,0 +1,302 @@
+"""What a run of either task needs beside its own work: a place, a lock, a folder, a tracker."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from filelock import FileLock, Timeout
+
+from kt_forecast.errors import InputError
+from kt_forecast.experiment.recipe_base import BaseRecipe
+from kt_forecast.experiment.stored import (
+    MODEL,
+    RECIPE,
+    RECORD,
+    REPORT,
+    SPLIT,
+    TEST_READS,
+    TRACKED,
+    ForecastRun,
+    Run,
+    home,
+)
+from kt_forecast.report import (
+    AnyProtocol,
+    ForecastProtocol,
+    ForecastRecord,
+    RunRecord,
+    figures,
+    render,
+)
+from kt_forecast.tracking import Tracker
+from kt_forecast.training import Checkpoint, Epoch
+
+Say = Callable[[str], None]
+R = TypeVar("R", RunRecord, ForecastRecord)
+
+CHECKPOINTS = "checkpoints"
+
+
+@runtime_checkable
+class Saved(Protocol):
+    """A split, or a trained model: what can be written to a path."""
+
+    def save(self, path: Path, /) -> None:
+        """Write it, whole or not at all."""
+        ...
+
+
+def checkpoint_of(plan: dict[str, Any], rows: str, runs: Path) -> Checkpoint:
+    """Return where a run of the same rows and settings keeps its place.
+
+    Args:
+        plan: every setting.
+        rows: hash of data, split and labels.
+        runs: folder of the runs.
+    """
+    fingerprint = hashed([plan, rows])
+    return Checkpoint(runs / CHECKPOINTS / fingerprint[:16], fingerprint, resume=True)
+
+
+def going_on(checkpoint: Checkpoint, say: Say) -> None:
+    """Say so where an interrupted run left its place."""
+    if (checkpoint.folder / "checkpoint.safetensors").exists():
+        say("an interrupted run of the same recipe is here: going on where it stopped")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder in which a run keeps its place, so that no other process uses it.
+
+    Raises:
+        InputError: another process trains the same recipe there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    try:
+        with FileLock(path, timeout=0):
+            try:
+                yield
+            finally:
+                if [*folder.glob("*")] == [path]:
+                    shutil.rmtree(folder)
+    except Timeout:
+        raise InputError(
+            f"{folder}: another process is training the same recipe on the same rows; accepted is"
+            " to wait for it, another --seed, or another folder for --runs"
+        ) from None
+
+
+def refuse_trained(names: Sequence[str]) -> None:
+    """Refuse baselines that need every process, which wait for no baseline.
+
+    Args:
+        names: of the baselines that train with epochs.
+
+    Raises:
+        InputError: there is one.
+    """
+    if names:
+        raise InputError(
+            f"baselines.systems holds {names[0]}, which trains with epochs; under several"
+            " processes accepted are fitted baselines, and a run of its own for this one"
+        )
+
+
+def keep(
+    recipe: BaseRecipe,
+    record: R,
+    *,
+    split: Saved,
+    fitted: Saved,
+    run_id: str | None,
+    runs: Path,
+) -> tuple[Path, R]:
+    """Write the run's folder, whole or not at all, and return it with its final record.
+
+    Args:
+        recipe: names the run.
+        record: what was found; its title and command become those of the folder.
+        split: of the rows.
+        fitted: the model.
+        run_id: of MLflow's record, if there is one.
+        runs: folder of the runs.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    while True:
+        folder = home(runs, recipe.title())
+        record = replace(record, title=folder.name, command=command(folder))
+        try:
+            with whole(folder) as part:
+                (part / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")
+                split.save(part / SPLIT)
+                fitted.save(part / MODEL)
+                reads = [{"when": record.created, "why": "train"}]
+                (part / TEST_READS).write_text(json.dumps(reads, indent=1), encoding="utf-8")
+                if run_id is not None:
+                    (part / TRACKED).write_text(json.dumps({"run": run_id}), encoding="utf-8")
+                write_record(part, record)
+        except OSError as error:
+            # Another process took the name meanwhile.
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST} or not folder.exists():
+                raise
+        else:
+            return folder, record
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to that takes its own name once all is written."""
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_record(folder: Path, record: RunRecord | ForecastRecord) -> None:
+    """Write what a run found and the page that shows it into its folder."""
+    (folder / RECORD).write_text(record.to_json(), encoding="utf-8")
+    (folder / REPORT).write_text(render(record), encoding="utf-8")
+
+
+def command(folder: Path) -> str:
+    """Return what is typed to make a run again."""
+    return f"kt-forecast train {shlex.quote(str(folder / RECIPE))}"
+
+
+def track_scores(tracker: Tracker, protocols: Iterable[AnyProtocol]) -> None:
+    """Record the scores of protocols, the model's and those of what stands beside it."""
+    found: dict[str, tuple[float, float, float]] = {}
+    for protocol in protocols:
+        name = protocol.name.partition(",")[0]
+        for who, one in {"": protocol.model, **protocol.baselines}.items():
+            prefix = f"{name}/{who}/" if who else f"{name}/"
+            found |= {f"{prefix}{metric}": (s.value, s.low, s.high) for metric, s in one.items()}
+        if isinstance(protocol, ForecastProtocol):
+            found |= _held(name, protocol)
+    finite = {k: v for k, v in found.items() if not math.isnan(v[0])}
+    tracker.scores({k: v if not math.isnan(v[1]) else v[0] for k, v in finite.items()})
+
+
+def _held(name: str, protocol: ForecastProtocol) -> dict[str, tuple[float, float, float]]:
+    found = {}
+    for who, intervals in protocol.intervals.items():
+        prefix = f"{name}/" if who not in protocol.baselines else f"{name}/{who}/"
+        for one in intervals:
+            for metric, s in (("coverage", one.coverage), ("width", one.width)):
+                found[f"{prefix}{metric}_{one.level:g}"] = (s.value, s.low, s.high)
+    return found
+
+
+def track(tracker: Tracker, done: Run | ForecastRun) -> None:
+    """Record what the run found and left."""
+    record = done.record
+    tracker.name(done.name)
+    track_scores(tracker, record.protocols)
+    tracker.tags({"system": record.system.name, "folder": str(done.folder.resolve())})
+    if record.objective:
+        tracker.tags({"train_loss": record.objective})
+    if record.verdict is not None:
+        tracker.verdict(record.verdict.verdict)
+    for name, figure in figures(record).items():
+        tracker.text(figure.decode(), f"figures/{name}.svg")
+    for name in (RECIPE, SPLIT, RECORD, TEST_READS):
+        tracker.file(done.folder / name)
+    tracker.report(done.folder / REPORT)
+    tracker.model(done.folder / MODEL, task=record.TASK)
+
+
+def track_again(folder: Path, protocols: Iterable[AnyProtocol], runs: Path, say: Say) -> None:
+    """Add what was found to MLflow's record of the run, or say that it is not there."""
+    if not (folder / TRACKED).exists():
+        return
+    run = json.loads((folder / TRACKED).read_text(encoding="utf-8"))["run"]
+    try:
+        tracker = Tracker.of(run, runs)
+    except InputError as error:
+        say(f"not added to MLflow: {error}")
+        return
+    track_scores(tracker, protocols)
+    for name in (RECORD, TEST_READS):
+        tracker.file(folder / name)
+    tracker.report(folder / REPORT)
+
+
+def inside(found: Run | ForecastRun, name: str) -> Path:
+    """Return a part of the run's folder.
+
+    Raises:
+        InputError: it is missing, as in the summary of several runs.
+    """
+    path = found.folder / name
+    if not path.exists():
+        parts = sorted(p.parent.name for p in found.folder.parent.glob(f"{found.name}-*/{name}"))
+        raise InputError(
+            f"{found.folder}: holds no {name}; accepted is a run of its own"
+            + (f", such as {parts[0]}" if parts else "")
+        )
+    return path
+
+
+def note_read(found: Run | ForecastRun, say: Say) -> None:
+    """Record that the test rows are read, and say how often they were by now."""
+    path = found.folder / TEST_READS
+    reads = json.loads(path.read_text(encoding="utf-8"))
+    reads.append({"when": now(), "why": "evaluate"})
+    put(path, json.dumps(reads, indent=1))
+    say(f"reading the test rows; this run has read them {len(reads)} times by now")
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def told(say: Say, lowered: str, metric: str) -> Callable[[Epoch], None]:
+    """Return a callback of training that says what an epoch gave.
+
+    Args:
+        say: told.
+        lowered: what training lowers.
+        metric: what chooses the epoch.
+    """
+
+    def tell(epoch: Epoch) -> None:
+        say(
+            f"epoch {epoch.number}: {lowered} {epoch.loss:.4f}, validation {metric}"
+            f" {epoch.metrics[metric]:.4f}, {epoch.seconds:.1f} s"
+        )
+
+    return tell
+
+
+def silent(sentence: str) -> None:
+    """Say nothing."""
+    del sentence
+
+
+def now() -> str:
+    """Return the time, as records hold it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def hashed(facts: Any) -> str:  # noqa: ANN401
+    """Return SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
