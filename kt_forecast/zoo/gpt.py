@@ -153,4 +153,5 @@ SYSTEM = System(
         cost=Cost(training_flops=2, training_bytes=1, step_flops=1, state_bytes=1),
     ),
     tracing={"scheme": "two_stream"},
+    forecasting={"dense": True},
 )

@@ -53,7 +53,9 @@ def forecaster(name: str, own: dict[str, object], window: WindowShape, **task: o
     small = {k: v for k, v in SMALLER.items() if k in fields}
     settings = system.config(**{"width": WIDTH, **small, **own})
     config = ForecastingConfig.model_validate(
-        (system.forecasting or {}) | {"context": CONTEXT, "horizon": HORIZON, "patch": PATCH} | task
+        (system.forecasting or {})
+        | {"context": CONTEXT, "horizon": HORIZON, "patch": PATCH, "dense": False}
+        | task
     )
     torch.manual_seed(0)
     model = SeriesForecaster(system, settings, config, window)

@@ -74,6 +74,23 @@ def test_the_latest_value_counts(name, own):
     assert not moved[1:].any()
 
 
+@pytest.mark.parametrize("dense", [False, True])
+@EACH_MIXER
+def test_series_are_read_together_where_they_are_mixed_and_alone_elsewhere(name, own, dense):
+    batch = windows(ROWS, channels=CHANNELS, known=1)
+    other = replace(batch, values=batch.values.clone())
+    other.values[:, 1, CONTEXT - 1] += 1.0
+    for mixing in (False, True):
+        model = forecaster(name, own, shape(known=1), mixing=mixing, dense=dense)
+        base = model.predict(batch).point
+        assert base.shape == (ROWS, CHANNELS, HORIZON)
+        moved = (model.predict(other).point != base).any(-1).all(0)
+        assert moved.tolist() == [mixing, True, mixing]
+        total, count = model.loss(batch)
+        assert count.item() == ROWS * CHANNELS * model.task.origins * HORIZON
+        assert total.isfinite()
+
+
 @EACH_MIXER
 def test_covariates_count_as_far_as_they_are_known(name, own):
     model = forecaster(name, own, shape(past=2, known=2, static=1))
