@@ -21,7 +21,7 @@ from kt_forecast.nn.attention import Rotary
 from kt_forecast.nn.streams import Span, appended
 from kt_forecast.nn.system import State
 
-FIRST = 8
+FIRST = 32
 """Queries of the first block, all of which attend; every further block doubles the length."""
 LONGEST = 2**31
 """Steps for which the highest measures are kept, and for which hashed places are exact."""
