@@ -522,12 +522,12 @@ def study_pooling(
 
     \b
     Example:
-      kt-forecast study pooling pipelines/study_pooling.toml
+      kt-forecast study pooling pipelines/pooling_study.toml
     """
     from kt_forecast.experiment import Recipe, shipped
     from kt_forecast.experiment.study import pooling_study
 
-    chosen = Recipe.read(shipped(recipe or "study_pooling")).with_sets(set_)
+    chosen = Recipe.read(shipped(recipe or "pooling_study")).with_sets(set_)
     _show(pooling_study(chosen, runs=runs, device=device, say=_say))
 
 
@@ -555,7 +555,7 @@ def _recipe(
         chosen = read_recipe(shipped(recipe))
         if task not in {None, chosen.task}:
             raise InputError(f"--task {task}: {recipe} is a recipe of {chosen.task}")
-        chosen = chosen.changed({"data": table}, "--data")
+        chosen = chosen.on(table, "--data")
     else:
         kind = _task(table, task)
         if kind == FORECASTING and horizon is None:

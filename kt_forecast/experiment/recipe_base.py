@@ -106,6 +106,22 @@ class BaseRecipe(Config):
         chosen = _without_none(self.model_dump(mode="json", exclude_unset=True))
         return type(self).parse(_merged(chosen, changes), where)
 
+    def on(self, table: dict[str, Any], where: str) -> Self:
+        """Return the recipe for a table; one of another source gives the run its name too.
+
+        Args:
+            table: keys of ``[data]`` to replace.
+            where: who asks, for the message.
+
+        Raises:
+            InputError: a key or value is refused.
+        """
+        found = self.changed({"data": table}, where)
+        if found.data.source == self.data.source or not self.name:
+            return found
+        stem = Path(found.data.source).name.split(".")[0]
+        return found.changed({"name": _fit_for_a_name(f"{self.name}-{stem}")}, where)
+
     def with_system(self, system: str, *, trained: bool) -> Self:
         """Return the recipe for another system, without the settings that were the first one's.
 
@@ -186,6 +202,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error}); accepted is a TOML file") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML ({error}); accepted is a recipe") from None
+
+
+def _fit_for_a_name(text: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in text)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
