@@ -100,7 +100,7 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         static: Sequence[str] = (),
         columns: dict[str, str] | None = None,
         season: int | None = None,
-        levels: Sequence[float] = (80, 90),
+        levels: Sequence[int | float] = (80, 90),
         valid: float = 0.2,
         seed: int = 0,
         device: str = "auto",
@@ -164,7 +164,7 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         df: "Table | None" = None,
         futr_df: "Frame | str | Path | None" = None,
         static_df: "Frame | None" = None,
-        level: float | Sequence[float] | None = None,
+        level: int | float | Sequence[int | float] | None = None,
         quantiles: Sequence[float] | None = None,
     ) -> Any:  # noqa: ANN401
         """Return forecasts of the steps after each series' last value.
@@ -206,7 +206,7 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         refit: bool | int = False,
         val_size: int | None = None,
         static_df: "Frame | None" = None,
-        level: float | Sequence[float] | None = None,
+        level: int | float | Sequence[int | float] | None = None,
         quantiles: Sequence[float] | None = None,
     ) -> Any:  # noqa: ANN401
         """Return forecasts from origins that move on to the end of each series.
@@ -350,7 +350,7 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
 
         return str(device_named(self.device))
 
-    def _shown(self, fitted: Fitted) -> Sequence[float]:
+    def _shown(self, fitted: Fitted) -> Sequence[int | float]:
         return self.levels if fitted.conformal is not None else ()
 
     def _own(self, asked: str) -> SeriesTable:
@@ -401,7 +401,7 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         """
         fitted = self._model
         if isinstance(df, SeriesTable):
-            return df
+            return frames.same_facts(df, fitted.scale.static_names)
         static = tuple(fitted.facts.get("static", ()))
         if static_df is not None:
             df, _ = frames.with_facts(df, static_df, self.columns or {})

@@ -210,18 +210,18 @@ class Fitted:
         low = asked.length - self.horizon
         chosen = origins(series, low, asked.length, horizon=self.horizon, mixing=mixing)
         conformal = self.calibration(table.ids)
-        parts: list[Forecast] = []
+        parts: list[Ahead] = []
         for seen in predicted(self, series, chosen, horizon=self.horizon):
             forecast = seen.forecast
             if conformal is not None:
                 forecast = conformal.apply(forecast, seen.series)
             shift, spread = (x[seen.series][..., None] for x in (series.shift, series.spread))
-            point = forecast.point.double() * spread + shift
+            point = (forecast.point.double() * spread + shift).flatten(0, 1).cpu().numpy()
             quantiles = None
             if conformal is not None and forecast.quantiles is not None:
-                quantiles = forecast.quantiles.double() * spread[..., None] + shift[..., None]
-                quantiles = quantiles.flatten(0, 1).cpu()
-            parts.append(Forecast(point.flatten(0, 1).cpu(), quantiles, forecast.levels))
+                own = forecast.quantiles.double() * spread[..., None] + shift[..., None]
+                quantiles = own.flatten(0, 1).cpu().numpy()
+            parts.append(Ahead(point, quantiles, forecast.levels))
         return _joined(parts)
 
     def _asked(
@@ -596,11 +596,13 @@ def _restored(
     return model
 
 
-def _joined(parts: list[Forecast]) -> Ahead:
-    point = torch.cat([part.point for part in parts]).numpy()
+def _joined(parts: list[Ahead]) -> Ahead:
     quantiles = [part.quantiles for part in parts if part.quantiles is not None]
-    joined = torch.cat(quantiles).numpy() if quantiles else None
-    return Ahead(point, joined, parts[0].levels)
+    return Ahead(
+        np.concatenate([part.point for part in parts]),
+        np.concatenate(quantiles) if quantiles else None,
+        parts[0].levels,
+    )
 
 
 def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:

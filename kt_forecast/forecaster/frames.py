@@ -88,8 +88,8 @@ def same_facts(table: SeriesTable, names: tuple[str, ...]) -> SeriesTable:
 def wanted(
     system: str,
     found: tuple[float, ...],
-    calibrated: Sequence[float],
-    level: float | Sequence[float] | None,
+    calibrated: Sequence[int | float],
+    level: int | float | Sequence[int | float] | None,
     quantiles: Sequence[float] | None,
 ) -> Columns:
     """Return the columns of intervals and quantiles that a forecast has.
@@ -185,14 +185,13 @@ def _ids(table: SeriesTable, series: Ints, source: object) -> pl.Series:
         ids = pl.repeat(table.ids[0], len(series), dtype=pl.String, eager=True)
     else:
         ids = pl.Series(table.ids, dtype=pl.String).gather(series)
-    column = source[table.id_name] if _holds(source, table.id_name) else None  # type: ignore[index]
+    column = None
+    if isinstance(source, pl.DataFrame) or kind_of(source) == "pandas":
+        held: Any = source
+        column = held[table.id_name] if table.id_name in held.columns else None
     if isinstance(column, pl.Series):
         return ids.cast(column.dtype) if column.dtype.is_integer() else ids
     return ids.cast(pl.Int64) if column is not None and column.dtype.kind in "iu" else ids
-
-
-def _holds(source: object, column: str) -> bool:
-    return column in getattr(source, "columns", ()) and not isinstance(source, pl.LazyFrame)
 
 
 def _as_kind(frame: pl.DataFrame, source: object) -> Any:  # noqa: ANN401

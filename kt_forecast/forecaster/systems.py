@@ -111,7 +111,8 @@ def plan(
         settings = _of_baseline(system, part, settings, forecasting, training)
         own = part.config.parse(settings, f"settings of {system}")
         context = getattr(own, CONTEXT, None)
-        known = {CONTEXT: context} if isinstance(context, int) else {}
+        longest = max(context) if isinstance(context, tuple) else context
+        known = {} if longest is None else {CONTEXT: longest}
         task = ForecastingConfig.parse(forecasting | known, where)
         return Plan(system, part, own, task, None, seed)
     own = part.config.parse(settings, f"settings of {system}")

@@ -70,11 +70,13 @@ def fit_scale(table: SeriesTable, train_end: Ints) -> SeriesScale:
     """
     shift, spread = _measured(table, train_end)
     moments = []
-    trains = _row(table) < train_end.repeat(table.length)
+    trains: slice | npt.NDArray[np.bool_] = slice(None)
+    if table.past_names or table.future_names:
+        trains = _row(table) < train_end.repeat(table.length)
     for covariates, rows in (
         (table.past, trains),
         (table.future, trains),
-        (table.static, np.ones(len(table.static), dtype=np.bool_)),
+        (table.static, slice(None)),
     ):
         chosen = covariates[rows].astype(np.float64) if covariates.shape[1] else np.zeros((1, 0))
         moments.append((np.nanmean(chosen, 0), np.nanstd(chosen, 0)))
