@@ -345,10 +345,10 @@ class SeriesForecaster(nn.Module):
         return 0.5 * (freedom + 1) * torch.log1p(z.square() / freedom) + scale.log() - log_norm
 
     def _student_quantiles(self, out: Tensor) -> Tensor:
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
         freedom = self._degrees().detach().double().cpu().numpy()
-        unit = t.ppf(np.array(self.task.levels)[None], freedom[:, None])
+        unit = stdtrit(freedom[:, None], np.array(self.task.levels)[None])
         return out[..., :1] + out[..., 1:] * torch.from_numpy(unit).to(out)
 
 

@@ -203,6 +203,25 @@ def test_new_series_are_measured_by_their_own_values(gpt, frame):
     assert np.allclose(alone["gpt"], point, rtol=1e-5)
 
 
+def test_a_new_series_far_from_all_others_is_forecast_where_it_is(frame):
+    ridge = Forecaster("ridge", H, context=24, settings={"normalisation": "none"}).fit(frame)
+    new = frame.head(120).with_columns(pl.lit("new").alias("unique_id"), pl.col("y") + 1e6)
+    assert ridge.predict(new)["ridge"].is_between(1e6 + 5, 1e6 + 35).all()
+
+
+def test_some_series_in_another_order_get_what_they_get_among_all(frame):
+    # With windows enough, the intervals of each series have a width of its own.
+    ridge = Forecaster("ridge", H, context=24).fit(frame, val_size=50)
+    assert len(set(ridge.fitted_.conformal.scale.tolist())) == 3
+    every = ridge.predict(frame)
+    turned = pl.concat([frame.filter(pl.col("unique_id") == name) for name in ("s2", "s0")])
+    some = ridge.predict(turned)
+    assert some["unique_id"].unique(maintain_order=True).to_list() == ["s2", "s0"]
+    both = some.join(every, on=["unique_id", "ds"], how="left", suffix="_every")
+    for name in ("ridge", "ridge-lo-90", "ridge-hi-80"):
+        assert np.allclose(both[name], both[f"{name}_every"], rtol=1e-5)
+
+
 def test_a_series_shorter_than_the_context_is_padded(gpt, frame):
     short = frame.group_by("unique_id", maintain_order=True).tail(3)
     found = gpt.predict(short)
