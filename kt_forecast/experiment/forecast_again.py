@@ -70,7 +70,7 @@ def forecast(
     data: dict[str, Any],
     *,
     future: Path | None = None,
-    levels: tuple[float, ...] = (90,),
+    levels: tuple[int | float, ...] = (90,),
     out: Path | None = None,
     runs: Path,
     device: str = "auto",

@@ -28,8 +28,9 @@ class StoredForecaster(PythonModel):  # type: ignore[misc]
 
         Args:
             context: MLflow's; everything is in the model already.
-            model_input: series up to the moment to forecast from.
-            params: ``futr_df``, a path of the covariates known in advance, and ``level``.
+            model_input: series up to the moment to forecast from; rows after a series' last value
+                hold the covariates known in advance.
+            params: ``level``, the percentage of the interval.
         """
         return self.model.predict(model_input, **(params or {}))
 

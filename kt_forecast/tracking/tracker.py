@@ -8,23 +8,16 @@ from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from kt_forecast.errors import InputError
-from kt_forecast.schema import (
-    CONCEPTS,
-    DS,
-    P_CORRECT,
-    QUESTION,
-    RESPONSE,
-    STUDENT,
-    TIME,
-    UNIQUE_ID,
-    Y,
-)
+from kt_forecast.schema import CONCEPTS, P_CORRECT, QUESTION, RESPONSE, STUDENT, TIME
 from kt_forecast.tracking.store import PROCESS, ROOT, Store, quietly, this_process
 from kt_forecast.tracking.versions import code_version, requirements, versions
 
 MODEL = "model"
 REPORT = "report"
 VERDICT = "verdict"
+
+LEVEL, SHOWN_LEVEL = "level", 90.0
+"""Percent that an interval of a stored forecaster shall hold, and what it is where nobody says."""
 
 TRACING = "knowledge_tracing"
 _SCRIPTS = {TRACING: "pyfunc.py", "forecasting": "pyfunc_series.py"}
@@ -305,12 +298,11 @@ def _signature() -> Any:  # noqa: ANN401
 
 
 def _series_signature() -> Any:  # noqa: ANN401
-    """Return the columns a stored forecaster reads; a wide table has others, so none is needed."""
+    """Return what a stored forecaster can be asked for; its columns differ from table to table."""
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, Schema
+    from mlflow.types.schema import DataType, ParamSchema, ParamSpec
 
-    columns = (UNIQUE_ID, DS, Y)
-    return ModelSignature(inputs=Schema([ColSpec(AnyType(), c, required=False) for c in columns]))
+    return ModelSignature(params=ParamSchema([ParamSpec(LEVEL, DataType.double, SHOWN_LEVEL)]))
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
