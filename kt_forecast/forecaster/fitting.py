@@ -328,7 +328,7 @@ class Fitted:
             frequency=Frequency(**facts["frequency"]),
             seen=Seen(**arrays[SEEN]),
             model=_restored(chosen, shape, parts[MODEL], path),
-            conformal=Conformal.restore(arrays[CONFORMAL]) if arrays[CONFORMAL] else None,
+            conformal=Conformal.restore(arrays[CONFORMAL]).to(where) if arrays[CONFORMAL] else None,
             epochs=tuple(Epoch(**epoch) for epoch in facts["epochs"]),
             best_epoch=facts["best_epoch"],
             facts=facts["facts"],

@@ -133,7 +133,7 @@ def group(ids: pl.Series, source: Source, name: str) -> Rows:
         values = ids.to_numpy()
         new = np.flatnonzero(values[1:] != values[:-1]) + 1
     else:
-        new = (ids != ids.shift(1)).arg_true().to_numpy().astype(np.int64)
+        new = _changes(ids)
     heads = np.concatenate([np.zeros(1, dtype=np.int64), new])
     names = ids.gather(heads)
     start = np.append(heads, len(ids))
@@ -148,6 +148,16 @@ def group(ids: pl.Series, source: Source, name: str) -> Rows:
     )
     rows = np.repeat(code.to_numpy(), np.diff(start))
     return Rows(tuple(distinct.cast(pl.String).to_list()), None, rows)
+
+
+def _changes(ids: pl.Series) -> Ints:
+    """Return the rows whose name is not that of the row before, without a copy of all names."""
+    found = [np.zeros(0, dtype=np.int64)]
+    for low, high in _blocks(len(ids)):
+        some, before = ids.slice(low + 1, high - low), ids.slice(low, high - low)
+        changed = (some != before.head(len(some))).arg_true()
+        found.append(low + 1 + changed.to_numpy().astype(np.int64))
+    return np.concatenate(found)
 
 
 def in_order(rows: Rows, stamps: Ints | None, season: int | None, *, dated: bool = False) -> Grid:
