@@ -284,14 +284,16 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
             InputError: no window is left to score, or the table holds other series.
         """
         fitted = self._model
-        table = self._own("evaluate") if df is None else self._again(df, static_df)
-        borders = _later(fitted, table)
-        beside = {name: plan(name, None, {HORIZON: fitted.horizon}) for name in baselines}
-        known, own = (table, borders) if df is not None else (self.table_, self.split_)
+        if df is None:
+            table, borders = self._own("evaluate"), self.split_
+        else:
+            table = self._again(df, static_df)
+            borders = _later(fitted, table)
         models = {self.system: fitted}
-        for name, chosen in beside.items():
+        for name in baselines:
             if name not in models:
-                models[name] = self._fitted(chosen, known, own)
+                chosen = plan(name, None, {HORIZON: fitted.horizon})
+                models[name] = self._fitted(chosen, table, borders)
         return {
             name: _scored(model, table, borders, resamples, self.seed)
             for name, model in models.items()

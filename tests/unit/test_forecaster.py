@@ -368,6 +368,14 @@ def test_evaluation_stands_beside_the_baselines(frame):
     assert list(ridge.evaluate(resamples=0)) == ["ridge", "seasonal_naive"]
 
 
+def test_rows_that_a_split_leaves_out_are_not_scored():
+    day = pl.duration(days=pl.int_range(725))
+    daily = table((725,)).with_columns((pl.datetime(2016, 7, 1) + day).alias("ds"))
+    naive = Forecaster("seasonal_naive", H)
+    found = naive.fit(daily, split=ByProtocol(borders="ett")).evaluate(resamples=0)
+    assert found["seasonal_naive"].n_windows == 120 - H + 1
+
+
 def test_what_cannot_be_evaluated_is_refused(gpt, frame):
     with pytest.raises(InputError, match="rows that a window to be scored needs"):
         gpt.evaluate()
