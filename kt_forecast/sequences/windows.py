@@ -71,7 +71,7 @@ def origins(
     first = np.maximum(low, least)
     count = np.maximum((high - horizon - first) // stride + 1, 0)
     if mixing:
-        start = series.start.numpy()
+        start = series.start.cpu().numpy()
         same = (np.diff(start) == start[1]).all() and (series.tick == series.tick[0]).all()
         if not (same and (first == first[0]).all() and (count == count[0]).all()):
             raise InputError(
