@@ -1,0 +1,104 @@
+"""Data that leaves torch, where no rule can follow it: numbers, lists, arrays, shapes, branches."""
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+TORCH = str(Path(torch.__file__).parent)
+HERE = str(Path(__file__).parent)
+
+LEAVES = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr", "untyped_storage", "storage"}
+"""Methods through which a tensor's values leave torch unseen by its dispatcher."""
+
+PRINTS = {"__repr__", "__format__", "__str__"}
+"""Methods that read values only to show them."""
+
+
+@dataclass(frozen=True)
+class Escape:
+    """Values that left torch and may have come back, or steered the program.
+
+    Attributes:
+        moment: the latest moment they may depend on.
+        what: the operation through which they left.
+        source: file and line of the user's code.
+    """
+
+    moment: int
+    what: str
+    source: str
+
+    def __str__(self) -> str:
+        """Say it in one sentence."""
+        return f"{self.source}: {self.what} takes values of moment {self.moment} out of torch"
+
+
+class Watch(TorchFunctionMode):
+    """Sees values leave torch by ways that the dispatcher does not see.
+
+    Args:
+        left: called with the tensor and the way it left.
+        muted: a context in which numbers read from tensors are not recorded.
+    """
+
+    def __init__(self, left: Callable[[Tensor, str], None], muted: Callable[[], Any]) -> None:
+        super().__init__()
+        self._left = left
+        self._muted = muted
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function returns
+        """Run a function and look whether it takes values out of torch."""
+        name = getattr(func, "__name__", "")
+        if name in LEAVES and args and isinstance(args[0], Tensor):
+            self._left(args[0], name)
+        if name in PRINTS:
+            with self._muted():
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def source() -> str:
+    """Return file and line of the innermost frame that is neither torch nor the auditor."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - walks the stack without copying it
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((TORCH, HERE, "<")):
+            return f"{_relative(name)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def _relative(name: str) -> str:
+    here = str(Path.cwd())
+    return name.removeprefix(here).lstrip("/") if name.startswith(here) else name
+
+
+@contextmanager
+def eager() -> Any:  # noqa: ANN401 - a context
+    """Run everything operation by operation: no fused kernel, no fast path, no compiled graph."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    onednn = torch._C._get_mkldnn_enabled()  # noqa: SLF001 - the public context also sets TF32
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)  # noqa: FBT003, SLF001
+    try:
+        with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(onednn)  # noqa: SLF001

@@ -1,0 +1,248 @@
+"""Where a dependence enters: the operation, its module, and the way from input to output.
+
+The operations of a run form a graph. From the elements of an output that depend on too late a
+moment one walks back, always along tensors whose elements already depend on more than their own
+place allows. A tensor is judged by its axes of the same length as the clock: an element may depend
+on what belongs to the latest of its own places, so that a score of query and key is innocent and
+an unmasked softmax guilty. The operation at which no such tensor goes in is the origin. Where a
+dependence passes through tensors without the axis (a pooled mean, a final state), the way
+through them to the input is part of the chain.
+
+Where it cannot say: if another axis happens to have the length of the clock, elements are allowed
+what either axis allows, and an origin may be found later than it is, or not at all (audit at a
+length that no other axis has, best a prime). A step loop whose tensors have no time axis is blamed
+where its steps are stacked. A dependence on the own step only (an answer not shifted) has no
+operation that mixes steps: its origin is the operation that first reads the input.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kt_forecast.audit.dependency.labels import Moments, Shadow, thin, top
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One operation of a run.
+
+    Attributes:
+        op: its name.
+        module: qualified name and class of the module it ran in.
+        source: file and line of the user's code, where known.
+        inputs: shadows that went in.
+        outputs: shadows that came out.
+    """
+
+    op: str
+    module: str
+    source: str | None
+    inputs: list[Shadow] = field(default_factory=list)
+    outputs: list[Shadow] = field(default_factory=list)
+
+    def covers(self, items: int) -> bool:
+        """Return whether it wrote all of so many items."""
+        return any(s.latest.numel() == items for s in self.outputs)
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step of a chain from input to output: what ran, and where."""
+
+    module: str
+    op: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an output's dependence on too late a moment begins.
+
+    Attributes:
+        module: qualified name and class of the innermost module.
+        op: the operation.
+        source: file and line of the user's code.
+        moment: the latest moment that enters here.
+        chain: operations from the input through the origin to the output, as far as they differ.
+    """
+
+    module: str
+    op: str
+    source: str
+    moment: int
+    chain: tuple[Link, ...]
+
+
+class Clocks:
+    """The moments of places along the axes of inputs, by the length of the axis.
+
+    Args:
+        moments: the ranks of moments.
+        inputs: tensors by name.
+        available: their moments, broadcast from the left.
+    """
+
+    def __init__(
+        self, moments: Moments, inputs: dict[str, Tensor], available: dict[str, Tensor]
+    ) -> None:
+        self.moments = moments
+        self.own: dict[int, Tensor] = {}
+        for name, given in available.items():
+            shape = inputs[name].shape
+            ranks = moments.ranks(given).reshape(*given.shape, *([1] * (len(shape) - given.ndim)))
+            ranks = ranks.expand(shape).to(torch.int64)
+            for axis in _varying(ranks):
+                clock = _along(ranks, axis, largest=True)
+                known = self.own.get(shape[axis])
+                self.own[shape[axis]] = clock if known is None else torch.maximum(known, clock)
+
+    def allowed(self, moments: Tensor) -> Tensor:
+        """Return the greatest rank that is not later than each moment."""
+        values = self.moments.values
+        return torch.searchsorted(values, moments.contiguous(), right=True) - 1
+
+
+def _varying(x: Tensor) -> list[int]:
+    return [a for a, n in enumerate(x.shape) if n > 1 and bool((x != x.narrow(a, 0, 1)).any())]
+
+
+def _along(x: Tensor, axis: int, *, largest: bool) -> Tensor:
+    rest = [a for a in range(x.ndim) if a != axis]
+    if not rest:
+        return x
+    return x.amax(rest) if largest else x.amin(rest)
+
+
+def origins(output: Shadow, allowed: Tensor, clocks: Clocks) -> list[Origin]:
+    """Return where the elements of an output come to depend on more than they are allowed.
+
+    Args:
+        output: the output.
+        allowed: the latest moment that each of its elements is allowed, in its shape.
+        clocks: the moments of the inputs' axes.
+    """
+    limit = clocks.allowed(allowed)
+    if not bool((output.latest.cpu() > limit).any()):
+        return []
+    varying = _varying(limit)
+    needed = {output.latest.shape[a]: _along(limit, a, largest=True) for a in varying}
+    everywhere = None if varying else int(limit.max())
+    beyond = {
+        n: torch.maximum(clock, clocks.own[n]) if n in clocks.own else clock
+        for n, clock in needed.items()
+    }
+    wide = Judge(beyond, everywhere)
+    judge = wide if wide.breaks(output) else Judge(needed, everywhere)
+    return _Search(judge, clocks).run(output)
+
+
+class Judge:
+    """Tells whether a tensor depends on more than its places allow.
+
+    Args:
+        clocks: the greatest rank allowed at each place of an axis, by the length of the axis.
+        everywhere: the greatest rank allowed to any element, where places do not matter.
+    """
+
+    def __init__(self, clocks: dict[int, Tensor], everywhere: int | None) -> None:
+        self._clocks = clocks
+        self._everywhere = everywhere
+        self._seen: dict[int, bool | None] = {}
+
+    def breaks(self, shadow: Shadow) -> bool | None:
+        """Return whether it does; None where it has no axis to judge by."""
+        key = id(shadow)
+        if key not in self._seen:
+            self._seen[key] = self._judge(shadow.latest.cpu())
+        return self._seen[key]
+
+    def _judge(self, latest: Tensor) -> bool | None:
+        if self._everywhere is not None:
+            return bool((thin(latest) > self._everywhere).any())
+        limit: Tensor | None = None
+        for axis, n in enumerate(latest.shape):
+            clock = self._clocks.get(n)
+            if clock is None:
+                continue
+            shape = [1] * latest.ndim
+            shape[axis] = n
+            here = clock.reshape(shape)
+            limit = here if limit is None else torch.maximum(limit, here)
+        if limit is None:
+            return None
+        return bool((thin(latest) > limit).any())
+
+
+Way = tuple[()] | tuple[Node, "Way"]
+"""Operations from one to the output, the nearest first."""
+
+
+class _Search:
+    """Walks back from an output along what depends on too much."""
+
+    def __init__(self, judge: Judge, clocks: Clocks) -> None:
+        self._judge = judge
+        self._clocks = clocks
+        self._visited: set[int] = set()
+        self._found: list[Origin] = []
+
+    def run(self, output: Shadow) -> list[Origin]:
+        """Return every origin that the output depends on."""
+        pending: list[tuple[Shadow, Way]] = [(output, ())]
+        while pending:
+            shadow, after = pending.pop()
+            node = shadow.node
+            if node is None or id(node) in self._visited:
+                continue
+            self._visited.add(id(node))
+            way = (node, after)
+            guilty = [s for s in node.inputs if self._judge.breaks(s)]
+            inner = [s for s in guilty if s.node is not None]
+            if inner:
+                pending += [(s, way) for s in inner]
+                continue
+            self._found.append(self._origin(node, shadow, way))
+        return sorted(self._found, key=lambda origin: -origin.moment)
+
+    def _origin(self, node: Node, shadow: Shadow, way: Way) -> Origin:
+        before: list[Link] = []
+        seen: set[int] = {id(node)}
+        source: Node | None = node
+        while source is not None:
+            inputs = [s for s in source.inputs if s.node is not None and id(s.node) not in seen]
+            latest = max(inputs, key=lambda s: top(s.latest), default=None)
+            if latest is None or top(latest.latest) < 0:
+                break
+            source = latest.node
+            assert source is not None  # noqa: S101 - kept only with a node
+            seen.add(id(source))
+            before.append(_link(source))
+        links = [*reversed(before)]
+        while way:
+            later, way = way
+            links.append(_link(later))
+        here = _link(node)
+        return Origin(
+            module=here.module,
+            op=here.op,
+            source=here.source,
+            moment=self._clocks.moments.moment(top(shadow.latest)),
+            chain=_shortened(links, here),
+        )
+
+
+def _link(node: Node) -> Link:
+    return Link(node.module, node.op, node.source or "")
+
+
+def _shortened(links: list[Link], origin: Link) -> tuple[Link, ...]:
+    """Return a chain with runs in one module and on one line reduced to their last operation."""
+    kept: list[Link] = []
+    for link in links:
+        alike = kept and kept[-1].module == link.module and kept[-1].source == link.source
+        if alike and origin not in (link, kept[-1]):
+            kept[-1] = link
+        elif not kept or kept[-1] != link:
+            kept.append(link)
+    return tuple(kept)

@@ -1,0 +1,148 @@
+"""Products of matrices: a known zero keeps out what it multiplies."""
+
+import torch
+from torch import Tensor
+
+from kt_forecast.audit.dependency.calls import Call, Result, rule
+from kt_forecast.audit.dependency.labels import (
+    NONE,
+    YES,
+    Shadow,
+    every,
+    greatest,
+    join,
+    thin,
+    unknown,
+)
+from kt_forecast.audit.dependency.rules_elementwise import decided
+
+CHUNK = 2**23
+"""Labels compared at once."""
+
+LIMIT = 2**30
+"""Labels compared in one product before its columns are joined; the result then covers more."""
+
+
+def product(a: Tensor, b: Tensor, of_a: Shadow, of_b: Shadow) -> Tensor:
+    """Return the labels of a batch of matrix products.
+
+    Args:
+        a: values, batch by row by inner.
+        b: values, batch by inner by column.
+        of_a: what is known of ``a``.
+        of_b: what is known of ``b``.
+    """
+    zero_a, zero_b = _zeros(a, of_a), _zeros(b, of_b)
+    rows = _reached(of_a.latest.mT, None if zero_b is None else zero_b.mT).mT
+    columns = _reached(of_b.latest, zero_a)
+    return torch.maximum(rows, columns)
+
+
+def _zeros(x: Tensor, shadow: Shadow) -> Tensor | None:
+    """Return where a factor is known to be zero; None where nowhere."""
+    known = thin(shadow.known)
+    if not bool(known.any()):
+        return None
+    zero = known & (x == 0)
+    return _folded(zero) if bool(zero.any()) else None
+
+
+def _folded(x: Tensor) -> Tensor:
+    """Return a batch reduced to one entry where all its entries agree."""
+    return x[:1] if len(x) > 1 and bool((x == x[:1]).all()) else x
+
+
+def _reached(latest: Tensor, zero: Tensor | None) -> Tensor:
+    """Return the greatest label that each row of one factor lets through from the other.
+
+    Args:
+        latest: labels of the other factor, batch by inner by column.
+        zero: where the first factor is known to be zero, batch by row by inner.
+    """
+    if zero is None:
+        return greatest(latest, [1])
+    latest = thin(latest)
+    if latest.shape[1] != zero.shape[2]:
+        latest = latest.expand(-1, zero.shape[2], -1)
+    latest = _folded(latest)
+    if latest.shape[2] > 1 and bool((latest == latest[..., :1]).all()):
+        latest = latest[..., :1]
+    batch = max(len(zero), len(latest))
+    work = batch * zero.shape[1] * zero.shape[2] * latest.shape[2]
+    if work > LIMIT:
+        latest = greatest(latest, [2])[..., :1]
+        work = batch * zero.shape[1] * zero.shape[2]
+    rows = zero.shape[1]
+    step = max(1, rows * CHUNK // max(work, 1))
+    return torch.cat(
+        [
+            torch.where(zero[:, i : i + step, :, None], NONE, latest[:, None]).amax(2)
+            for i in range(0, rows, step)
+        ],
+        1,
+    )
+
+
+def _batched(x: Tensor, *, left: bool) -> Tensor:
+    if x.ndim == 1:
+        return x[None, None] if left else x[None, :, None]
+    return x[None] if x.ndim == 2 else x
+
+
+def _multiplied(call: Call, a: Tensor, b: Tensor) -> Shadow:
+    if a.shape[-1] == 0:
+        return Shadow(torch.tensor(NONE), YES)
+    of_a, of_b = call.shadow(a), call.shadow(b)
+    labels = product(
+        _batched(a, left=True),
+        _batched(b, left=False),
+        Shadow(_batched(of_a.latest, left=True), _batched(of_a.known, left=True)),
+        Shadow(_batched(of_b.latest, left=False), _batched(of_b.known, left=False)),
+    )
+    shape = call.out.shape
+    batch = 1 if a.ndim < 3 and b.ndim < 3 else max(len(a), len(b))
+    rows = a.shape[-2] if a.ndim > 1 else 1
+    columns = b.shape[-1] if b.ndim > 1 else 1
+    labels = labels.expand(batch, rows, columns).reshape(shape)
+    known = every(of_a.known, keep=False) & every(of_b.known, keep=False)
+    return Shadow(labels, known)
+
+
+@rule("mm", "bmm", "mv", "dot", "vdot")
+def _product(call: Call) -> Result:
+    return _multiplied(call, *call.args[:2])
+
+
+@rule("addmm", "baddbmm", "addmv", "addbmm", "_addmm_activation")
+def _added_product(call: Call) -> Result:
+    """A mask that is added inside the product stays a mask."""
+    x, a, b = call.args[:3]
+    if call.name.__name__.rstrip("_") == "addbmm":
+        return call.mixed()
+    found = join(_multiplied(call, a, b), call.shadow(x))
+    return decided(found, call.masked(x)) if call["beta"] == 1 else unknown(found.latest)
+
+
+@rule("addr", "ger", "outer")
+def _outer(call: Call) -> Result:
+    *rest, a, b = call.args[:3] if call.name.__name__.startswith("addr") else call.args[:2]
+    left, right = call.shadow(a), call.shadow(b)
+    found = join(
+        Shadow(left.latest[:, None], left.known[:, None]),
+        Shadow(right.latest[None], right.known[None]),
+    )
+    return unknown(join(found, *(call.shadow(x) for x in rest)).latest)
+
+
+@rule("linalg_solve_triangular", "triangular_solve")
+def _solved(call: Call) -> Result:
+    """Forward substitution: a row of the solution depends on the rows up to it."""
+    if call.name.__name__ == "triangular_solve":
+        return call.mixed()
+    a, b = call.args[:2]
+    if call["upper"] or not call["left"]:
+        return None
+    of_a, of_b = call.shadow(a).latest, call.shadow(b).latest.contiguous()
+    above = torch.ones(a.shape[-2:], dtype=torch.bool, device=a.device).triu(1)
+    rows = greatest(of_a.masked_fill(above, NONE), [-1]).contiguous().cummax(-2).values
+    return unknown(torch.maximum(rows, of_b.cummax(-2).values))
