@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
-demo: $(STAMP) ## train a one-layer GPT on the embedded sample: scores, audit, HTML report
+demo: $(STAMP) ## trace students and forecast series of the embedded samples: two HTML reports
 	$(BIN)/kt-forecast demo
 
 test: lint ## lint, types, import directions and the tests

@@ -557,7 +557,8 @@ def _recipe(
             raise InputError(f"--task {task}: {recipe} is a recipe of {chosen.task}")
         chosen = chosen.on(table, "--data")
     else:
-        kind = _task(table, task)
+        # Who says how many steps ahead means series.
+        kind = FORECASTING if task is None and horizon is not None else _task(table, task)
         if kind == FORECASTING and horizon is None:
             raise InputError(
                 f"{table['source']}: how many steps ahead shall series be forecast? accepted is"

@@ -16,6 +16,7 @@ import typer
 from kt_forecast.cli import app, main
 from kt_forecast.data.simulate import Simulation, simulate, write
 
+SERIES = {"--task", "--freq", "--gaps", "--stamps", "--past", "--future", "--static"}
 OPTIONS = {
     "demo": {"--runs", "--device"},
     "train": {
@@ -25,6 +26,8 @@ OPTIONS = {
         "--format",
         "--separator",
         "--repeats",
+        *SERIES,
+        "--horizon",
         "--system",
         "--set",
         "--seed",
@@ -45,11 +48,35 @@ OPTIONS = {
         "--runs",
         "--device",
     },
+    "forecast": {
+        "name",
+        "table",
+        "--future",
+        "--level",
+        "--out",
+        "--column",
+        "--format",
+        "--freq",
+        "--gaps",
+        "--stamps",
+        "--runs",
+        "--device",
+    },
     "report": {"name", "--out", "--runs"},
     "zoo": {"name"},
+    "study pooling": {"recipe", "--set", "--runs", "--device"},
     "data list": set(),
-    "data check": {"file", "--column", "--format", "--separator", "--repeats"},
-    "data import": {"file", "--name", "--column", "--format", "--separator", "--repeats", "--to"},
+    "data check": {"file", "--column", "--format", "--separator", "--repeats", *SERIES},
+    "data import": {
+        "file",
+        "--name",
+        "--column",
+        "--format",
+        "--separator",
+        "--repeats",
+        *SERIES,
+        "--to",
+    },
     "data fetch": {"name"},
 }
 HEAVY = ("torch", "mlflow", "polars", "pandas", "sklearn", "matplotlib", "pydantic", "numpy")
@@ -230,6 +257,13 @@ def test_a_bad_table_is_refused_in_one_sentence_and_nothing_is_written(case, tmp
         (("report", "nothing"), "no run is called 'nothing'"),
         (("data", "fetch", "nothing"), "nothing"),
         (("train", "demo", "--device", "gpu"), "device 'gpu' is not here"),
+        (("train", "demo_forecast", "--device", "gpu"), "device 'gpu' is not here"),
+        (("train", "demo", "--horizon", "3"), "--horizon is not for knowledge_tracing"),
+        (("train", "demo_forecast", "--coin-flip"), "--coin-flip is not for forecasting"),
+        (("train", "demo_forecast", "--task", "knowledge_tracing"), "is a recipe of forecasting"),
+        (("train", "--data", "x.csv", "--task", "forecasting"), "how many steps ahead"),
+        (("train", "--data", "x.csv", "--task", "weather"), "task is 'weather'"),
+        (("forecast", "nothing", "x.csv"), "no run is called 'nothing'"),
         (("train", "demo", "--no-such-option"), "No such option"),
     ],
 )

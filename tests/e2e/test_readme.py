@@ -7,7 +7,7 @@ import typer
 
 from kt_forecast.cli import app
 from kt_forecast.data.cards import read_card
-from kt_forecast.experiment import Recipe
+from kt_forecast.experiment import ForecastRecipe, Recipe
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -19,12 +19,13 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 TYPED = [words for words in COMMANDS if words and words[0] == "kt-forecast"]
-MADE_LATER = ("answers.csv", "mlruns/", "predictions.csv")
+MADE_LATER = ("answers.csv", "sales.csv", "next_weeks.csv", "mlruns/", "predictions.csv")
 
 
 def test_the_readme_shows_every_command():
     shown = {words[1] for words in TYPED}
-    assert shown == {"data", "train", "evaluate", "predict", "report", "zoo"}
+    every = {"data", "train", "evaluate", "predict", "forecast", "report", "zoo", "study"}
+    assert shown == every
     assert {tuple(words) for words in COMMANDS if words[0] == "make"} == {
         ("make", "demo"),
         ("make", "test"),
@@ -46,6 +47,12 @@ def test_every_recipe_it_names_is_there(words):
     for word in words:
         if word.endswith(".toml") and not word.startswith(MADE_LATER):
             assert (ROOT / word).is_file()
+
+
+def test_the_series_it_imports_are_those_it_trains_on_and_forecasts():
+    made = ForecastRecipe.parse({"data": {"source": "sales"}}, "train --data sales").title()
+    assert ["kt-forecast", "train", "--data", "sales", "--horizon", "28"] in TYPED
+    assert made in {words[2] for words in TYPED if words[1] == "forecast"}
 
 
 def test_the_run_it_repeats_is_the_one_it_made():
@@ -76,10 +83,14 @@ def test_every_make_target_is_there():
 def test_the_python_lines_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KT_FORECAST_DATASETS", str(ROOT / "datasets"))
-    (block,) = [block for language, block in BLOCKS if language == "python"]
+    tracing, forecasting = (block for language, block in BLOCKS if language == "python")
     seen = {}
-    exec(compile(block, "README.md", "exec"), seen)  # noqa: S102
+    exec(compile(tracing, "README.md", "exec"), seen)  # noqa: S102
     assert seen["table"]["p_correct"].is_between(0, 1).all()
     assert seen["belief"].height
     assert 0 < seen["chance"] < 1
     assert set(seen["after"]) == set(seen["stream"].concepts)
+    exec(compile(forecasting, "README.md", "exec"), seen)  # noqa: S102
+    assert set(seen["scores"]) == {"nlinear", "seasonal_naive", "ridge"}
+    assert {"unique_id", "ds", "nlinear", "nlinear-lo-90"} <= set(seen["ahead"].columns)
+    assert seen["past"]["cutoff"].n_unique() == 2
