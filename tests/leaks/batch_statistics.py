@@ -3,6 +3,9 @@ from torch import nn
 
 from kt_forecast.audit import causal
 
+WHAT = "batch normalisation over time: silent in evaluation, leaks in training"
+WHERE = ("norm", "native_batch_norm")
+
 
 class Normalised(nn.Module):
     def __init__(self, honest):

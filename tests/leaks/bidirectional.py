@@ -3,6 +3,9 @@ from torch import nn
 
 from kt_forecast.audit import causal
 
+WHAT = "attention without a mask: every step reads the whole sequence"
+WHERE = ("attention", "_safe_softmax")
+
 
 class Mixer(nn.Module):
     def __init__(self, honest):

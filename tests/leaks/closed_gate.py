@@ -3,6 +3,9 @@ from torch import nn
 
 from kt_forecast.audit import causal
 
+WHAT = "a mean over the sequence behind a gate that starts at zero: silent until trained"
+WHERE = ("", "mean")
+
 
 class Gated(nn.Module):
     def __init__(self, honest):

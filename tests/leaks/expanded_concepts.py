@@ -3,6 +3,9 @@ from torch import nn
 
 from kt_forecast.audit import kt
 
+WHAT = "a question's concepts as rows: a later row sees the answer in an earlier"
+WHERE = ("", "select")
+
 
 class PerRow(nn.Module):
     """A causal tracer of rows: shifted by one row, which is right only if a row is an event."""

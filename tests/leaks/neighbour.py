@@ -3,6 +3,9 @@ from torch import nn
 
 from kt_forecast.audit import causal
 
+WHAT = "a row reads the row beside it"
+WHERE = ("", "roll")
+
 
 class Mixed(nn.Module):
     def __init__(self, honest):

@@ -3,6 +3,9 @@ from torch import nn
 
 from kt_forecast.audit import kt
 
+WHAT = "the interaction of a step joins the prediction of that step"
+WHERE = ("", "mul")
+
 
 class Tracer(nn.Module):
     def __init__(self, honest):

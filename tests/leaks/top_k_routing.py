@@ -3,6 +3,9 @@ from torch import nn
 
 from kt_forecast.audit import causal
 
+WHAT = "a step is computed only if it is among the largest of the sequence (mixture of depths)"
+WHERE = ("", "topk")
+
 
 class Routed(nn.Module):
     def __init__(self, honest):

@@ -3,6 +3,9 @@ from torch import nn
 
 from kt_forecast.audit import causal
 
+WHAT = "scaling by the mean and spread of the whole sequence"
+WHERE = ("", "mean")
+
 
 class Scaled(nn.Module):
     def __init__(self, honest):
