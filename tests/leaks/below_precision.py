@@ -1,0 +1,24 @@
+import torch
+from torch import nn
+
+from kt_forecast.audit import causal
+
+WHAT = "the mean of the sequence is added so weakly that single precision cannot show it"
+WHERE = ("1", "mean")
+NEEDS = "dependency"
+
+
+class Mixed(nn.Module):
+    def __init__(self, honest):
+        super().__init__()
+        self.honest = honest
+        self.weak = nn.Buffer(torch.tensor(1e-15))
+
+    def forward(self, x):
+        mean = x[:, :1] if self.honest else x.mean(1, keepdim=True)
+        return x + self.weak * mean
+
+
+def build(*, honest=False):
+    model = nn.Sequential(nn.Linear(8, 8), Mixed(honest), nn.Linear(8, 3))
+    return model, torch.randn(2, 13, 8), causal()
