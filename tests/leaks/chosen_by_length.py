@@ -1,0 +1,26 @@
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kt_forecast.audit import causal
+
+WHAT = "long sequences take another path, without the mask, than the short ones of the tests"
+WHERE = ("1", "_safe_softmax")
+LONG = 16
+
+
+class Attention(nn.Module):
+    def __init__(self, honest):
+        super().__init__()
+        self.honest = honest
+        self.mix = nn.Linear(8, 24)
+
+    def forward(self, x):
+        query, key, value = self.mix(x).chunk(3, -1)
+        masked = self.honest or x.shape[1] <= LONG
+        return F.scaled_dot_product_attention(query, key, value, is_causal=masked)
+
+
+def build(*, honest=False):
+    model = nn.Sequential(nn.Linear(8, 8), Attention(honest), nn.Linear(8, 3))
+    return model, torch.randn(2, 23, 8), causal()
