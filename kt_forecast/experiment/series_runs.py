@@ -125,7 +125,7 @@ def _over_horizons(table: Sequence[Sequence[ForecastProtocol]]) -> ForecastProto
     firsts = [of_horizon[0] for of_horizon in table]
     steps = tuple(one.horizon for one in firsts)
     said = ", ".join(map(str, steps))
-    over = f" and one standard deviation over {len(by_seed)} seeds" if len(by_seed) > 1 else ""
+    over = f"mean and one standard deviation over {len(by_seed)} seeds" if len(by_seed) > 1 else ""
     kind = firsts[0].name.partition(",")[0]
     return replace(
         _joined(firsts, by_seed),
@@ -136,7 +136,7 @@ def _over_horizons(table: Sequence[Sequence[ForecastProtocol]]) -> ForecastProto
         context=None,
         n_windows=sum(one.n_windows for one in firsts),
         n_values=sum(one.n_values for one in firsts),
-        interval=f"mean{over}" if over else "mean over horizons, no interval",
+        interval=over or "none around a mean over horizons",
     )
 
 

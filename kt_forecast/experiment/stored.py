@@ -150,8 +150,8 @@ class ForecastRun:
         """Return the sentences that end a run."""
         first, verdict = self.record.protocols[0], self.record.verdict
         lines = [
-            "MSE and MAE are of standardised values;"
-            f" {'' if first.interval.startswith('mean') else 'MSE with '}{first.interval}",
+            f"MSE and MAE are of standardised values; intervals of MSE: {first.interval}",
+            *(f"note: {note}" for note in first.notes),
             _against(self.record.system.name, first),
         ]
         if verdict is not None:

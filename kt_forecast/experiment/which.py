@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kt_forecast.data.cards import card_names, read_card
-from kt_forecast.data.series.source import open_source
+from kt_forecast.data.readers import detect
+from kt_forecast.data.series.columns import are_stamps, is_number
+from kt_forecast.data.series.source import Source, open_source
 from kt_forecast.errors import InputError
 from kt_forecast.experiment.recipe import DataRecipe, Recipe
 from kt_forecast.experiment.recipe_base import read_toml
@@ -89,7 +91,7 @@ def task_of(data: dict[str, Any]) -> tuple[str, str]:
 
     Series are told by what was said of them (a frequency, a covariate, a column's canonical name),
     by a data set's card, or by the table's own columns: a value ``y`` with an id or a stamp, or a
-    first column named like a date beside no student and no response.
+    first column of dates in a file that no reader of answers knows.
 
     Args:
         data: keys of a recipe's ``[data]``.
@@ -112,20 +114,35 @@ def _judged(path: Path) -> tuple[str, str]:
     """Judge a file by its columns; what is no plain table is left to the readers of students."""
     try:
         found = open_source(path)
+        names = set(found.names)
+        if Y in names and names & {UNIQUE_ID, DS} and not {STUDENT, RESPONSE} & names:
+            reason = f"it has the columns {', '.join(c for c in SERIES_COLUMNS if c in names)}"
+        elif not _of_students(path) and _begins_with_dates(found):
+            reason = f"it begins with dates, in the column {found.names[0]!r}"
+        else:
+            return TRACING, ""
     except InputError:
-        return TRACING, ""
-    names = set(found.names)
-    if {STUDENT, RESPONSE} & names:
-        return TRACING, ""
-    reason = ""
-    if Y in names and names & {UNIQUE_ID, DS}:
-        reason = f"it has the columns {', '.join(c for c in SERIES_COLUMNS if c in names)}"
-    elif found.names and found.dated() == found.names[0]:
-        reason = f"it begins with the column {found.names[0]!r}"
-    if not reason:
         return TRACING, ""
     said = f"{path.name}: read as series, for {reason}; --task {TRACING} says otherwise"
     return FORECASTING, said
+
+
+def _of_students(path: Path) -> bool:
+    """Tell whether a reader of answers knows the file by its content."""
+    try:
+        detect(path)
+    except InputError:
+        return False
+    return True
+
+
+def _begins_with_dates(found: Source) -> bool:
+    """Tell whether the first column holds dates, or numbers under the name of a date."""
+    if not found.names:
+        return False
+    first = found.names[0]
+    head = found.head(first)
+    return are_stamps(head) and (first == found.dated() or not is_number(head))
 
 
 def _of(task: object, where: str) -> type[AnyRecipe]:

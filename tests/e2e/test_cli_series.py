@@ -121,7 +121,7 @@ def test_columns_that_decide_the_task_are_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "wide.csv").write_text("date,load,oil\n" + rows)
     app(["data", "check", "wide.csv"], standalone_mode=False)
     said = capsys.readouterr().out
-    assert "read as series, for it begins with the column 'date'" in said
+    assert "read as series, for it begins with dates, in the column 'date'" in said
     assert "--task knowledge_tracing" in said
 
 

@@ -179,7 +179,7 @@ def test_a_changed_table_is_not_the_one_of_the_split(recipe, table, tmp_path):
 
 
 def test_forecasts_are_those_of_the_stored_model(done, table, tmp_path):
-    made, runs, _ = done
+    _, runs, _ = done
     frame = pl.read_csv(table, try_parse_dates=True)
     last = frame["ds"].max() - pl.duration(hours=HORIZON)
     known, ahead = tmp_path / "known.csv", tmp_path / "ahead.csv"
@@ -193,7 +193,6 @@ def test_forecasts_are_those_of_the_stored_model(done, table, tmp_path):
     assert found["ds"].min() > frame.filter(pl.col("ds") <= last)["ds"].max()
     assert (found["gpt-lo-90"] <= found["gpt"]).all()
     assert (found["gpt"] <= found["gpt-hi-90"]).all()
-    # The same steps were the last test window of each series, with the same past.
     wide = forecast(
         "tiny", data, future=ahead, levels=(80, 95), out=tmp_path / "out.csv", runs=runs
     )
