@@ -212,7 +212,7 @@ class _Pass:
 def spread(moments: Tensor, shape: torch.Size) -> Tensor:
     """Return moments broadcast to a shape, axes matched from the left."""
     missing = len(shape) - moments.ndim
-    return moments.reshape(*moments.shape, *([1] * missing)).expand(shape)
+    return moments.reshape([*moments.shape, *([1] * missing)]).expand(shape)
 
 
 def leaves(out: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever a model returns

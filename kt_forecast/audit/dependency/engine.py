@@ -35,9 +35,14 @@ RESHAPES = {
     "swapaxes_",
     "swapdims_",
     "as_strided_",
+    "as_strided",
     "detach_",
+    "set_",
 }
-"""In place, but only how a tensor looks at its storage."""
+"""Views that are read from the storage: by strides of their own, or of the tensor itself."""
+
+RESIZES = {"resize_", "resize_as_"}
+"""In place, and the storage is another one afterwards."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Plan:
     rule: Rule | None
     views: bool = False
     writes: tuple[int | str, ...] = ()
+    in_place: bool = False
+    functional: OpOverload | None = None
     pointwise: bool = False
     random: bool = False
     composite: bool = False
@@ -217,6 +224,9 @@ class Tracker(TorchDispatchMode):
                 out = self._decomposed(func, plan, args, kwargs)
                 if out is not NotImplemented:
                     return out
+            if plan.functional is not None:
+                with self:
+                    return args[0].copy_(plan.functional(*args, **kwargs))
             return self._followed(func, plan, args, kwargs)
 
     def _decomposed(
@@ -239,7 +249,9 @@ class Tracker(TorchDispatchMode):
     ) -> Any:  # noqa: ANN401 - whatever the operation returns
         if plan.name in RESHAPES:
             self.memory.forget_layout(args[0])
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            self.memory.forget_layout(out)
+            return out
         for x in tree_leaves((args, kwargs)):
             if isinstance(x, Tensor):
                 self.memory.get(x)
@@ -252,10 +264,12 @@ class Tracker(TorchDispatchMode):
             found = self._judge(call, plan)
         except (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError):
             found = None
-        if plan.writes:
+        if plan.in_place:
             self._overwrite(call, plan, found, args, kwargs)
-        else:
-            self._put(call, plan, found)
+            return out
+        if plan.writes and plan.rule is None:
+            self._overwrite(call, plan, None, args, kwargs)
+        self._put(call, plan, found)
         return out
 
     def _kept(self, plan: Plan, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -312,11 +326,9 @@ class Tracker(TorchDispatchMode):
         written = [x for x in tree_leaves(given) if isinstance(x, Tensor)]
         shadows = self._shadows(call, plan, found, len(written))
         node = self._node(call, plan.name)
+        keep = self.memory.replace if plan.name in RESIZES else self.memory.write
         for x, shadow in zip(written, shadows, strict=False):
-            self.memory.write(x, self._fitted(call, x, shadow, node))
-        for x in call.outs:
-            if x not in self.memory:
-                self.memory.put(x, self._fitted(call, x, call.mixed(), node))
+            keep(x, self._fitted(call, x, shadow, node))
 
     def _fitted(self, call: Call, x: Tensor, shadow: Shadow, node: Node | None) -> Shadow:
         """Return a shadow in the shape, type and place of its tensor."""
@@ -371,18 +383,35 @@ def plan_of(func: OpOverload) -> Plan:
     if found is None and name.endswith("_") and not name.endswith("__"):
         plain = getattr(aten, name[:-1], None)
         found = RULES.get(plain) if plain is not None else None
-    tags = func.tags
+    functional = _functional(func, name) if writes == [0] else None
+    pointwise = _is_pointwise(func) or (functional is not None and _is_pointwise(functional))
+    random = torch.Tag.nondeterministic_seeded in func.tags
     key = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - has no public name
+    followed = found is not None or pointwise or random
     return Plan(
         name=name,
         rule=found,
         views=views and not writes,
         writes=tuple(writes),
-        pointwise=torch.Tag.pointwise in tags,
-        random=torch.Tag.nondeterministic_seeded in tags,
+        in_place=bool(writes) and (views or not schema.returns),
+        functional=None if followed else functional,
+        pointwise=pointwise,
+        random=random,
         composite=found is None and func.has_kernel_for_dispatch_key(key),
         decomposition=decomposition_table.get(func),
     )
+
+
+def _functional(func: OpOverload, name: str) -> OpOverload | None:
+    """Return the operation that computes what another writes in place."""
+    if not name.endswith("_") or name.endswith("__") or name in RESHAPES | RESIZES:
+        return None
+    packet = getattr(aten, name[:-1], None)
+    return getattr(packet, func._overloadname, None)  # noqa: SLF001 - the name of an overload
+
+
+def _is_pointwise(func: OpOverload) -> bool:
+    return torch.Tag.pointwise in func.tags
 
 
 def detached(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,10 @@ from torch import Tensor
 from kt_forecast.audit.dependency.labels import Moments, Shadow, thin, top
 
 
+READ_BACK = "read back"
+"""The operation, of no module, by which a tensor written in parts is read again."""
+
+
 @dataclass(eq=False, slots=True)
 class Node:
     """One operation of a run.
@@ -90,7 +94,7 @@ class Clocks:
         self.own: dict[int, Tensor] = {}
         for name, given in available.items():
             shape = inputs[name].shape
-            ranks = moments.ranks(given).reshape(*given.shape, *([1] * (len(shape) - given.ndim)))
+            ranks = moments.ranks(given).reshape([*given.shape, *([1] * (len(shape) - given.ndim))])
             ranks = ranks.expand(shape).to(torch.int64)
             for axis in _varying(ranks):
                 clock = _along(ranks, axis, largest=True)
@@ -132,8 +136,9 @@ def origins(output: Shadow, allowed: Tensor, clocks: Clocks) -> list[Origin]:
         n: torch.maximum(clock, clocks.own[n]) if n in clocks.own else clock
         for n, clock in needed.items()
     }
-    wide = Judge(beyond, everywhere)
-    judge = wide if wide.breaks(output) else Judge(needed, everywhere)
+    rows = output.latest.shape[0]
+    wide = Judge(beyond, everywhere, rows)
+    judge = wide if wide.breaks(output) else Judge(needed, everywhere, rows)
     return _Search(judge, clocks).run(output)
 
 
@@ -143,11 +148,13 @@ class Judge:
     Args:
         clocks: the greatest rank allowed at each place of an axis, by the length of the axis.
         everywhere: the greatest rank allowed to any element, where places do not matter.
+        rows: how many rows may have been laid out along one axis together with the places.
     """
 
-    def __init__(self, clocks: dict[int, Tensor], everywhere: int | None) -> None:
+    def __init__(self, clocks: dict[int, Tensor], everywhere: int | None, rows: int) -> None:
         self._clocks = clocks
         self._everywhere = everywhere
+        self._rows = rows
         self._seen: dict[int, bool | None] = {}
 
     def breaks(self, shadow: Shadow) -> bool | None:
@@ -158,20 +165,40 @@ class Judge:
         return self._seen[key]
 
     def _judge(self, latest: Tensor) -> bool | None:
+        latest_thin = thin(latest)
         if self._everywhere is not None:
-            return bool((thin(latest) > self._everywhere).any())
+            return bool((latest_thin > self._everywhere).any())
+        limits = [x for x in (self._by_axes(latest), *self._by_rows(latest)) if x is not None]
+        if not limits:
+            return None
+        return all(bool((latest_thin > limit).any()) for limit in limits)
+
+    def _by_axes(self, latest: Tensor) -> Tensor | None:
+        """Return what the latest of an element's own places allows."""
         limit: Tensor | None = None
         for axis, n in enumerate(latest.shape):
-            clock = self._clocks.get(n)
-            if clock is None:
-                continue
-            shape = [1] * latest.ndim
-            shape[axis] = n
-            here = clock.reshape(shape)
-            limit = here if limit is None else torch.maximum(limit, here)
-        if limit is None:
-            return None
-        return bool((thin(latest) > limit).any())
+            if n in self._clocks:
+                here = _laid(self._clocks[n], axis, latest.ndim)
+                limit = here if limit is None else torch.maximum(limit, here)
+        return limit
+
+    def _by_rows(self, latest: Tensor) -> list[Tensor]:
+        """Return limits for an axis that holds rows and places, in either order of the two."""
+        if self._rows < 2 or any(n in self._clocks for n in latest.shape):
+            return []
+        found = []
+        for axis, n in enumerate(latest.shape):
+            clock = self._clocks.get(n // self._rows) if n % self._rows == 0 else None
+            if clock is not None:
+                orders = (clock.repeat(self._rows), clock.repeat_interleave(self._rows))
+                found += [_laid(order, axis, latest.ndim) for order in orders]
+        return found
+
+
+def _laid(clock: Tensor, axis: int, ndim: int) -> Tensor:
+    shape = [1] * ndim
+    shape[axis] = len(clock)
+    return clock.reshape(shape)
 
 
 Way = tuple[()] | tuple[Node, "Way"]
@@ -240,6 +267,8 @@ def _shortened(links: list[Link], origin: Link) -> tuple[Link, ...]:
     """Return a chain with runs in one module and on one line reduced to their last operation."""
     kept: list[Link] = []
     for link in links:
+        if link.op == READ_BACK:
+            continue
         alike = kept and kept[-1].module == link.module and kept[-1].source == link.source
         if alike and origin not in (link, kept[-1]):
             kept[-1] = link

@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kt_forecast.audit.dependency.labels import NONE, Shadow, every, greatest
-from kt_forecast.audit.dependency.locate import Node
+from kt_forecast.audit.dependency.locate import READ_BACK, Node
 
 PURGE = 4096
 """Storages to remember before the dead ones are forgotten."""
@@ -190,7 +190,7 @@ def _gathered(cell: Cell, x: Tensor, shadow: Shadow) -> Node:
     """Return the node of a read from a storage that several operations wrote to."""
     if len(cell.written) == 1 and cell.written[0].covers(x.numel()):
         return cell.written[0]
-    node = Node("read back", "", None, [s for n in cell.written for s in n.outputs])
+    node = Node(READ_BACK, "", None, [s for n in cell.written for s in n.outputs])
     node.outputs.append(shadow)
     flat = cell.flat
     if flat is not None and x.numel() == flat.latest.numel():

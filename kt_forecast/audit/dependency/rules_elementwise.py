@@ -178,7 +178,6 @@ def _zero(call: Call) -> Result:  # noqa: ARG001 - a rule takes its call
     "soft_margin_loss",
     "prelu",
     "_prelu_kernel",
-    "rrelu_with_noise",
 )
 def _together(call: Call) -> Result:
     found = call.joined()

@@ -169,7 +169,7 @@ def _scattered(call: Call) -> Result:
         labels = labels[tuple(slice(0, n) for n in index.shape)]
     labels = torch.maximum(labels, call.shadow(index).latest).expand(index.shape)
     if x.ndim == 0:
-        return None
+        return call.mixed()
     latest = call.shadow(x).latest.clone(memory_format=torch.contiguous_format)
     part = latest[_within(index, dim, x.ndim)]
     part.copy_(torch.maximum(part, greatest(labels, [dim])))
@@ -248,6 +248,34 @@ def _masked_put(call: Call, x: Tensor, mask: Tensor, values: Tensor) -> Shadow:
     given = call.shadow(values)
     of_value = Shadow(given.latest.reshape(value.shape), given.known.reshape(value.shape))
     return choose(call, (mask.reshape(shape).bool(), chosen), (value, of_value), x)
+
+
+@rule("put")
+def _put_flat(call: Call) -> Result:
+    x, index, source = call.args[:3]
+    shadow = call.shadow(x)
+    if not fixed(call, index):
+        worst = max(top(call.shadow(source).latest), top(call.shadow(index).latest))
+        return unknown(shadow.latest.clamp(min=worst))
+    found = scattered(
+        Shadow(shadow.latest.reshape(-1), shadow.known.reshape(-1)),
+        0,
+        index.reshape(-1) % max(x.numel(), 1),
+        Shadow(call.shadow(source).latest.reshape(-1), NO),
+        replaces=not call["accumulate"],
+    )
+    return Shadow(found.latest.reshape(x.shape), found.known.reshape(x.shape))
+
+
+@rule("select_scatter", "slice_scatter", "diagonal_scatter", "as_strided_scatter")
+def _view_put(call: Call) -> Result:
+    """Follow what puts a tensor in the place of a view of another."""
+    x, source = (call.shadow(given) for given in call.args[:2])
+    rest = call.args[2:]
+    return Shadow(
+        call.func(x.latest.contiguous(), source.latest.contiguous(), *rest, **call.kwargs),
+        call.func(x.known.contiguous(), source.known.contiguous(), *rest, **call.kwargs),
+    )
 
 
 @rule("nonzero", "argwhere", "nonzero_static", "masked_select", "unique_consecutive")

@@ -81,6 +81,7 @@ def _batch(call: Call) -> Result:
     latest = _with(call, latest, shape, "weight", "bias")
     found: list[Shadow] = [unknown(latest)]
     for out in call.outs[1:]:
-        fits = out.numel() == x.shape[1]
-        found.append(moments if fits else unknown(shared.max() if out.numel() else shared))
+        fits = out.ndim == 1 and out.numel() == x.shape[1]
+        rest = unknown(greatest(shared, keep=False) if out.numel() else torch.tensor(NONE))
+        found.append(moments if fits else rest)
     return found

@@ -134,15 +134,43 @@ def _outer(call: Call) -> Result:
     return unknown(join(found, *(call.shadow(x) for x in rest)).latest)
 
 
-@rule("linalg_solve_triangular", "triangular_solve")
+@rule("_cdist_forward", "cdist", "_euclidean_dist")
+def _distances(call: Call) -> Result:
+    rows, columns = (greatest(call.shadow(x).latest, [-1]) for x in call.args[:2])
+    return unknown(torch.maximum(rows, columns.mT))
+
+
+@rule("linalg_solve_triangular")
 def _solved(call: Call) -> Result:
     """Forward substitution: a row of the solution depends on the rows up to it."""
-    if call.name.__name__ == "triangular_solve":
-        return call.mixed()
     a, b = call.args[:2]
     if call["upper"] or not call["left"]:
-        return None
+        return _of_matrices(call)
     of_a, of_b = call.shadow(a).latest, call.shadow(b).latest.contiguous()
     above = torch.ones(a.shape[-2:], dtype=torch.bool, device=a.device).triu(1)
     rows = greatest(of_a.masked_fill(above, NONE), [-1]).contiguous().cummax(-2).values
     return unknown(torch.maximum(rows, of_b.cummax(-2).values))
+
+
+@rule("linalg_cholesky_ex", "linalg_inv_ex", "linalg_lu", "linalg_lu_factor_ex", "linalg_lu_solve")
+@rule("linalg_matrix_exp", "linalg_householder_product", "linalg_qr", "linalg_eig")
+@rule("linalg_eigvals", "linalg_ldl_factor_ex", "linalg_ldl_solve", "linalg_lstsq")
+@rule("_linalg_det", "_linalg_eigh", "_linalg_slogdet", "_linalg_solve_ex", "_linalg_svd")
+@rule("cholesky", "cholesky_inverse", "cholesky_solve", "geqrf", "ormqr", "lu_unpack")
+@rule("triangular_solve", "linalg_pinv", "_cholesky_solve_helper")
+def _of_matrices(call: Call) -> Result:
+    """Every entry of a result depends on whole matrices, each of a batch on its own."""
+    first = call.args[0]
+    axes = first.ndim - 2
+    if axes < 1:
+        return call.mixed()
+    found = torch.full([1] * axes, NONE, dtype=call.shadow(first).latest.dtype)
+    for x in call.tensors:
+        if x.ndim < axes:
+            return None
+        whole = greatest(call.shadow(x).latest, range(axes, x.ndim), keep=False)
+        found = torch.maximum(found.to(x.device), whole)
+    if any(out.shape[:axes] != found.shape for out in call.outs):
+        return None
+    shaped = [found.reshape([*found.shape, *([1] * (out.ndim - axes))]) for out in call.outs]
+    return [unknown(x) for x in shaped]
