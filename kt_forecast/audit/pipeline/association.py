@@ -69,7 +69,7 @@ def _scored(side: Side, target: Array, held_out: Mask, *, binary: bool) -> Itera
 def _held_out(side: Side) -> Mask:
     """Return the later half of the rows, or those that are not for training."""
     if side.training.any():
-        return ~side.training
+        return side.testing
     return np.asarray(side.needed > np.median(side.needed))
 
 

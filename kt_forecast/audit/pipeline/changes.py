@@ -74,7 +74,9 @@ def _changed(side: Side, change: Change, rng: np.random.Generator, *, main: bool
 def selected(side: Side, change: Change, *, main: bool) -> Mask:
     """Say which rows of a table change."""
     n = len(side)
-    if change.probe in {"truncate", "mutate", "times", "known"}:
+    if change.probe in {"truncate", "times"}:
+        where = side.needed > change.moment
+    elif change.probe in {"mutate", "known"}:
         where = side.available > change.moment
     elif change.probe in {"own", "answer"}:
         where = (side.needed == change.moment) & main
@@ -87,7 +89,7 @@ def selected(side: Side, change: Change, *, main: bool) -> Mask:
     else:
         where = np.full(n, main or change.probe == "power")
     if change.rows != "all":
-        where = where & (side.training if change.rows == "training" else ~side.training)
+        where = where & (side.training if change.rows == "training" else side.testing)
     if change.keep:
         where = where & ~np.isin(side.row, change.keep)
     return np.asarray(where, dtype=bool)

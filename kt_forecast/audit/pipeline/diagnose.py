@@ -13,6 +13,10 @@ from kt_forecast.audit.pipeline.world import MAIN
 
 MOST = 0.6
 """Share of earlier rows that move where a statistic of all rows is used."""
+HALF = 0.5
+"""Share of later rows that a value needs where a statistic of all rows is used."""
+COARSE = 0.75
+"""Share of rows below which a result is taken to be of bins of rows."""
 VICTIMS = 2
 """Rows whose reach is measured."""
 
@@ -35,6 +39,8 @@ class Diagnosis:
 def diagnose(search: Search, hits: list[Hit]) -> Diagnosis:
     """Say what kind of leak the hits of one column in one family of probes are."""
     hit = hits[0]
+    if hit.name == COLUMNS:
+        return Diagnosis("selected on test rows", guilty(search, hit))
     if hit.change.probe in LATER:
         return _later(search, hits)
     inputs = guilty(search, hit)
@@ -80,7 +86,7 @@ def _later(search: Search, hits: list[Hit]) -> Diagnosis:
     valued = by_probe["mutate"]
     # Nulls shorten what is read; other replacements say more about which values are read.
     telling = [h for h in valued if h.change.kind != "null"] or valued
-    hit = (telling or by_probe["gaps"] or by_probe["times"] or hits)[0]
+    hit = (telling or by_probe["times"] or by_probe["gaps"] or hits)[0]
     hit = max((h for h in hits if h.probe == hit.probe), key=_weight)
     inputs = _inputs(search, hit, by_probe)
     table = next((i.split(".")[0] for i in inputs if i.split(".")[0] in search.world), MAIN)
@@ -98,7 +104,7 @@ def _later(search: Search, hits: list[Hit]) -> Diagnosis:
     return Diagnosis(_valued(search, hit, telling, inputs, measured), inputs, furthest)
 
 
-def _weight(hit: Hit) -> tuple[bool, float]:
+def _weight(hit: Hit) -> tuple[bool, int]:
     return hit.change.kind != "null", len(hit.moved.rows)
 
 
@@ -137,17 +143,20 @@ def _valued(
     search: Search, hit: Hit, telling: list[Hit], inputs: tuple[str, ...], measured: list[Reach]
 ) -> str:
     """Name a leak of values."""
+    if not measured or any(r.own for r in measured) or _reads_past(search, hit):
+        latest = max(h.change.moment for h in telling)
+        share = max(h.moved.share for h in telling if h.change.moment == latest)
+        if share > MOST or any(r.share > HALF for r in measured):
+            return _statistic(search, hit, inputs)
+    else:
+        return "order of rows"
     if _only_missing(search, hit, inputs):
         return _filled(search, hit)
-    latest = max(h.change.moment for h in telling)
-    if max(h.moved.share for h in telling if h.change.moment == latest) > MOST:
-        return _statistic(search, hit, inputs)
     if not _reads_past(search, hit):
-        if measured and not any(r.own for r in measured):
-            return "order of rows"
-        return "lead" if measured and not any(r.whole for r in measured) else "reversed recursion"
+        return "lead"
     one_end = len({r.last for r in measured}) == 1 < len(measured)
-    return "label of a bin" if one_end else "window reaching ahead"
+    coarse = len(search.base) < COARSE * len(search.world[MAIN])
+    return "label of a bin" if one_end or coarse else "window reaching ahead"
 
 
 def _statistic(search: Search, hit: Hit, inputs: tuple[str, ...]) -> str:
@@ -160,6 +169,8 @@ def _statistic(search: Search, hit: Hit, inputs: tuple[str, ...]) -> str:
         search, hit, inputs
     ):
         return "codes or frequencies"
+    if not _reads_past(search, hit):
+        return "reversed recursion"
     if _monotone(search, hit, inputs):
         return "ranks or quantiles"
     return f"statistic of {'an entity' if _alone(search, hit) else 'the table'}"
@@ -235,8 +246,6 @@ def _same_counts(search: Search, hit: Hit, inputs: tuple[str, ...]) -> bool:
 
 
 def _fitted(search: Search, hit: Hit) -> str:
-    if hit.name == COLUMNS:
-        return "selected on test rows"
     if hit.name in search.base.columns and hit.moved.share < MOST:
         return "window over the border"
     return "fitted on test rows"

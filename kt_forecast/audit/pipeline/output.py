@@ -258,11 +258,12 @@ def _quiet_and_seeded(seed: int) -> Iterator[None]:
     """Seed the global generators for one run and give them back as they were."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     torch = sys.modules.get("torch")
-    state = torch.random.get_rng_state() if torch else None
+    generator = torch.default_generator if torch else None
+    state = generator.get_state() if generator else None
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
-    if torch:
-        torch.manual_seed(seed)
+    if generator:
+        generator.manual_seed(seed)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -270,5 +271,5 @@ def _quiet_and_seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
-        if torch:
-            torch.random.set_rng_state(state)
+        if generator:
+            generator.set_state(state)

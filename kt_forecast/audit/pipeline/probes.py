@@ -121,17 +121,23 @@ class Search:
     def _learn_split(self) -> None:
         """Take the rows that the function returned for testing as those not to train on."""
         main = self.world[MAIN]
-        testing = self.base.row[~self.base.training & (self.base.row >= 0)]
-        self.pipeline.world[MAIN] = replace(main, training=~np.isin(main.row, testing))
+        known = self.base.row >= 0
+        sides = [
+            np.isin(main.row, self.base.row[known & (self.base.training == t)])
+            for t in (True, False)
+        ]
+        self.pipeline.world[MAIN] = replace(main, training=sides[0], testing=sides[1])
 
     def _spread(self, count: int) -> list[int]:
         """Return moments over the whole table, or over the rows that are not for training."""
         main = self.world[MAIN]
-        needed = main.needed[~main.training]
+        needed = main.needed[main.testing]
         ranks = np.unique(needed)
         if len(ranks) < 2:
             return []
-        at = np.linspace(0.1, 0.9, count) * (len(ranks) - 1)
+        # Drawn from even parts, for evenly spaced moments can all miss what repeats.
+        part = np.arange(count) + np.random.default_rng(self.seed).random(count)
+        at = (0.1 + 0.8 * part / count) * (len(ranks) - 1)
         return sorted({int(ranks[min(int(i), len(ranks) - 2)]) for i in at})
 
     def _judged(self) -> Iterator[str]:
@@ -200,12 +206,14 @@ class Search:
         """Return which rows to change in turn, and what makes it right."""
         if not self.splits:
             return (("all", ""),)
+        if self.pipeline.form != "features":
+            return (("others", ""),)
         fitted = "training rows read later training rows: right if that is something fitted"
         return (("others", ""), ("training", fitted))
 
     def _truncate(self) -> Iterator[Trial]:
         for rows, why in self._rows():
-            for moment in self.moments:
+            for moment in sorted({*self.moments, *(m + 1 for m in self.moments)}):
                 yield Trial(Change("truncate", moment=moment, rows=rows), open=why)
 
     def _gaps(self) -> Iterator[Trial]:
@@ -226,25 +234,20 @@ class Search:
             yield Trial(Change("times", "", moment, self.seed, rows=rows))
 
     def _own(self) -> Iterator[Trial]:
-        fitted = "training rows read their own answers: right only if encoded out of fold"
-        between = sorted({*self.moments, *((a + b) // 2 for a, b in self._pairs())})
-        main = self.world[MAIN]
-        for moment in between:
-            yield Trial(
-                Change("own", "redraw", moment, self.seed, rows="others" if self.splits else "all")
-            )
+        rows: Rows = "others" if self.splits else "all"
+        for moment in sorted({*self.moments, *(m + 1 for m in self.moments)}):
+            yield Trial(Change("own", "redraw", moment, self.seed, rows=rows))
         if self.splits:
-            ranks = np.unique(main.needed[main.training])
-            for moment in ranks[np.linspace(0, len(ranks) - 1, 3).astype(int)].tolist():
-                change = Change("own", "redraw", moment, self.seed, rows="training")
-                yield Trial(change, open=fitted)
-
-    def _pairs(self) -> Iterator[tuple[int, int]]:
-        return zip(self.moments, self.moments[1:], strict=False)
+            why = "training rows read their own answers: right only if they are no features"
+            main = self.world[MAIN]
+            ranks, count = np.unique(main.needed[main.training], return_counts=True)
+            alone = ranks[count == count.min()]
+            for moment in alone[np.linspace(0, len(alone) - 1, 3).astype(int)].tolist():
+                yield Trial(Change("own", "redraw", moment, self.seed, rows="training"), open=why)
 
     def _entity(self) -> Iterator[Trial]:
         main = self.world[MAIN]
-        found = np.unique(main.entity[~main.training])
+        found = np.unique(main.entity[main.testing])
         chosen = found[np.unique(np.linspace(0, len(found) - 1, ENTITIES).astype(int))]
         rows: Rows = "others" if self.splits else "all"
         why = "" if main.contract.pooled is False else "reads other entities: declare pooled"
@@ -286,7 +289,8 @@ class Search:
         names = self._names(trial.change)
         record.features = max(record.features, len(names & self.base.columns.keys()))
         for name, moved in comparison.moved.items():
-            if name in names or name not in self.base.columns:
+            aside = name not in self.base.columns and trial.change.rows != "training"
+            if name in names or aside:
                 self._keep(Hit(name, moved, trial.change, trial.first, trial.open), record)
 
     def _keep(self, hit: Hit, record: Record) -> None:
@@ -328,7 +332,10 @@ class Search:
 
     def victims(self, change: Change, base: Output) -> Mask:
         """Say which rows must not move."""
-        if change.probe in {*LATER, "own", "answer", "known"}:
+        if change.probe in {"own", "answer"}:
+            here = base.needed == change.moment
+            return here & base.training if change.rows == "training" else here
+        if change.probe in {*LATER, "known"}:
             early = base.needed <= change.moment
             return early & base.training if change.rows == "training" else early
         if change.probe == "entity":

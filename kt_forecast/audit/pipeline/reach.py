@@ -20,14 +20,14 @@ class Reach:
         time: from its own time to that of the last row needed, in the table's unit (nanoseconds
             for dates).
         own: whether rows of its own entity suffice.
-        whole: whether it needs the last row that there is.
+        share: of the later rows that there are.
         last: number of the last row needed; -1 if it needs none.
     """
 
     rows: int
     time: float
     own: bool
-    whole: bool
+    share: float
     last: int
 
 
@@ -44,7 +44,7 @@ def reach(search: Search, hit: Hit, row: int) -> Reach | None:
     """
     side = _side(search, hit)
     need = int(search.base.needed[row])
-    later = np.flatnonzero((side.available > need) & ~(side.training & search.splits))
+    later = np.flatnonzero((side.available > need) & side.testing)
     if not len(later):
         return None
     by_time = later[np.lexsort((later, side.available[later]))]
@@ -122,7 +122,7 @@ def _reach(
     start = int(search.base.needed[row])
     span = float(moments[end] - moments[start]) if start >= 0 else 0.0
     last = int(side.row[needed[-1]])
-    return Reach(len(needed), span, own, len(needed) == len(available), last)
+    return Reach(len(needed), span, own, len(needed) / len(available), last)
 
 
 def _side(search: Search, hit: Hit) -> Side:

@@ -9,7 +9,7 @@ import numpy as np
 
 from kt_forecast.audit.pipeline.association import EXACT, associations
 from kt_forecast.audit.pipeline.changes import Change, described
-from kt_forecast.audit.pipeline.compare import PRESENCE
+from kt_forecast.audit.pipeline.compare import COLUMNS, FITTED, PRESENCE
 from kt_forecast.audit.pipeline.contract import Rows
 from kt_forecast.audit.pipeline.diagnose import Diagnosis, diagnose
 from kt_forecast.audit.pipeline.frames import is_table, ticks
@@ -134,7 +134,7 @@ def replay(
     if "change" not in stored:
         return 0.0
     first = _restored(stored["first"]) if stored.get("first") else None
-    moved = search.outcome(_restored(stored["change"]), first).moved.get(finding.output)
+    moved = search.outcome(_restored(stored["change"]), first).moved.get(stored["output"])
     return moved.effect if moved else 0.0
 
 
@@ -184,11 +184,14 @@ def _findings(search: Search) -> list[Finding]:
     for hit in search.hits:
         if not hit.open:
             family = "later" if hit.probe in LATER else hit.probe
-            families.setdefault((hit.name, family), []).append(hit)
+            inside = hit.name not in search.base.columns and hit.name not in {COLUMNS, PRESENCE}
+            families.setdefault((FITTED if inside else hit.name, family), []).append(hit)
     plain = {name for name, family in families if family in {"later", "own"}}
     found: list[Finding] = []
     for (name, family), hits in families.items():
         if family in {"entity", "order"} and name in plain:
+            continue
+        if name == COLUMNS and family == "later" and (name, "fit") in families:
             continue
         if family == "order" and (name, "entity") in families:
             continue
@@ -207,6 +210,7 @@ def _finding(search: Search, hits: list[Hit], diagnosis: Diagnosis) -> Finding:
     repair = REPAIRS[diagnosis.pattern]
     example: dict[str, Any] = {
         "change": described(worst.change, search.world, search.pipeline.moments),
+        "output": worst.name,
         "before": worst.moved.before,
         "after": worst.moved.after,
     }

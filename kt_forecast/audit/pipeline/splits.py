@@ -38,24 +38,24 @@ class Fault:
 
 def compare_splits(side: Side) -> Iterator[Fault]:
     """Compare training rows with the others."""
-    training = side.training
+    training, testing = side.training, side.testing
     contract = side.contract
     times = ticks(side.frame.values(contract.time))
-    shared = np.intersect1d(side.entity[training], side.entity[~training])
+    shared = np.intersect1d(side.entity[training], side.entity[testing])
     if contract.entity:
-        mixed = [e for e in shared.tolist() if _mixed(times, side.entity == e, training)]
+        mixed = [e for e in shared.tolist() if _mixed(times, side.entity == e, side)]
         if mixed:
             names = side.frame.values(contract.entity)
             example = str(names[side.entity == mixed[0]][0])
             yield Fault("entity in two splits", contract.entity, len(mixed), {"entity": example})
         elif len(shared):
-            late = int((times[training] > times[~training].min()).sum())
+            late = int((times[training] > times[testing].min()).sum())
             if late:
                 why = "training rows of some entities are later than test rows of others"
                 yield Fault("time order", contract.time, late, {}, why)
-    elif times[training].max() >= times[~training].min():
-        late = int((times[training] >= times[~training].min()).sum())
-        yield Fault("time order", contract.time, late, {"first": str(times[~training].min())})
+    elif times[training].max() >= times[testing].min():
+        late = int((times[training] >= times[testing].min()).sum())
+        yield Fault("time order", contract.time, late, {"first": str(times[testing].min())})
     yield from _duplicates(side)
     yield from _twins(side)
     yield from _near(side)
@@ -73,9 +73,9 @@ def duplicates_inside(side: Side) -> Iterator[Fault]:
         yield Fault("duplicated rows", ", ".join(side.frame.names), again, {}, why)
 
 
-def _mixed(times: Array, own: Mask, training: Mask) -> bool:
+def _mixed(times: Array, own: Mask, side: Side) -> bool:
     """Say whether an entity's training rows are not all before its others."""
-    return bool(times[own & training].max() >= times[own & ~training].min())
+    return bool(times[own & side.training].max() >= times[own & side.testing].min())
 
 
 def _duplicates(side: Side) -> Iterator[Fault]:
@@ -85,7 +85,7 @@ def _duplicates(side: Side) -> Iterator[Fault]:
         str(row) for row in zip(*(hashable(side.frame.values(c)) for c in names), strict=True)
     ]
     trained = {row for row, t in zip(written, side.training, strict=True) if t}
-    both = [i for i, row in enumerate(written) if not side.training[i] and row in trained]
+    both = [i for i, row in enumerate(written) if side.testing[i] and row in trained]
     if both:
         example = {"row": int(side.row[both[0]])}
         yield Fault("duplicated rows", ", ".join(names), len(both), example)
@@ -107,7 +107,7 @@ def _twins(side: Side) -> Iterator[Fault]:
         written = str([content[i] for i in own])
         training = bool(side.training[own].all())
         known = found.setdefault(written, (training, int(entity)))
-        twins += known[1] != entity and known[0] != training
+        twins += known[1] != int(entity) and known[0] != training
     if twins:
         yield Fault("entity under two names", contract.entity, twins, {})
 
@@ -133,7 +133,7 @@ def _near(side: Side) -> Iterator[Fault]:
     training = side.training
     rng = np.random.default_rng(0)
     columns = list(zip(*content, strict=True))
-    test = [np.array(c, dtype=object)[~training] for c in columns]
+    test = [np.array(c, dtype=object)[side.testing] for c in columns]
     trained = {row for row, t in zip(content, training, strict=True) if t}
     seen = sum(row in trained for row in zip(*test, strict=True))
     shuffled = zip(*(rng.permutation(c) for c in test), strict=True)

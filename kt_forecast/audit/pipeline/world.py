@@ -27,6 +27,7 @@ class Side:
         needed: moment of each row, as a rank among the distinct moments of the main table.
         available: moment from which a row is known (its answers just after).
         training: rows that may be fitted on.
+        testing: rows that may not; all where there is no split.
         entity: whose row it is; zeros without entities.
     """
 
@@ -36,6 +37,7 @@ class Side:
     needed: Ranks
     available: Ranks
     training: Mask
+    testing: Mask
     entity: Ranks
 
     def __len__(self) -> int:
@@ -52,6 +54,7 @@ class Side:
             self.needed[rows],
             self.available[rows],
             self.training[rows],
+            self.testing[rows],
             self.entity[rows],
         )
 
@@ -113,7 +116,7 @@ def _side(frame: Frame, contract: Rows, needed: Ranks, moments: Array) -> Side:
     if contract.split is not None:
         training = _training(frame, contract)
     row = np.arange(len(frame))
-    return Side(frame, contract, row, needed, available, training, entity)
+    return Side(frame, contract, row, needed, available, training, ~training, entity)
 
 
 def _times(frame: Frame, name: str, where: str) -> Array:
