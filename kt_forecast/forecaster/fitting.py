@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import nn
 
 from kt_forecast.baselines import Baseline
+from kt_forecast.baselines.ridge import Ridge, RidgeConfig
 from kt_forecast.data.series.ahead import ahead
 from kt_forecast.data.series.source import Source
 from kt_forecast.data.series.splits import SeriesSplit
@@ -417,6 +418,8 @@ def fit_plan(
         if isinstance(chosen.part, Baseline):
             found.model.fit(series, train, valid if len(valid) else None, shape)
         else:
+            if task.start == "ridge":
+                _start_from_ridge(found, series, split, valid)
             _train(found, series, train, valid, checkpoint, callbacks)
         if levels and len(valid):
             found.conformal = Conformal.fit(
@@ -429,6 +432,36 @@ def fit_plan(
         "notes": _notes(chosen, series, valid, split),
     }
     return found
+
+
+def _start_from_ridge(
+    fitted: Fitted, series: SeriesSet, split: SeriesSplit, valid: Origins
+) -> None:
+    """Let the linear map of a network start from the closed-form ridge.
+
+    Raises:
+        InputError: the training rows hold no window for it.
+    """
+    task = fitted.plan.forecasting
+    is_window = task.normalisation == "window"
+    # A window's spread multiplies what a map adds: a constant of its own would not be constant.
+    settings = RidgeConfig(
+        context=task.linear,
+        normalisation="mean" if is_window else task.normalisation,
+        intercept=not is_window,
+        covariates=False,
+    )
+    teaching = origins(
+        series,
+        np.minimum(task.linear, split.train_end),
+        split.train_end,
+        horizon=task.horizon,
+        stride=task.stride,
+    )
+    ridge = Ridge(settings).fit(series, teaching, valid if len(valid) else None, fitted.shape)
+    network = fitted.network
+    assert network is not None  # noqa: S101 - baselines are fitted otherwise
+    network.start_from(ridge.solution.weight.cpu(), ridge.solution.intercept.cpu())
 
 
 def train_origins(chosen: Plan, series: SeriesSet, end: Ints) -> Origins:

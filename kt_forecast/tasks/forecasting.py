@@ -57,6 +57,8 @@ class ForecastingConfig(Config):
         least: steps that must lie before an origin for it to be trained on, where ``dense``.
         linear: steps back that one linear map to the horizon reads, beside a system that mixes
             steps; 0 is none.
+        start: what training starts from: small random forecasts, or the closed-form ridge of the
+            training windows in the linear map, which the system then corrects.
         covariates: read the covariates, past, future and static.
         calendar: read the calendar of the stamps as covariates known in advance.
         dropout: probability of dropping a number of a token, and of the head's input.
@@ -76,6 +78,7 @@ class ForecastingConfig(Config):
     loss: Loss = tunable("mse", ("mse", "mae", "huber"))
     least: int = Field(1, ge=1)
     linear: int = tunable(0, (0, 96, 192, 336), ge=0)
+    start: Literal["random", "ridge"] = tunable("random", ("random", "ridge"))
     covariates: bool = True
     calendar: bool = False
     dropout: float = tunable(0.0, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
@@ -97,6 +100,13 @@ class ForecastingConfig(Config):
             raise ValueError(
                 f"loss {self.loss!r} does not train output {self.output!r}; accepted for it: "
                 f"{', '.join(LOSSES[self.output])}"
+            )
+        if self.start == "ridge" and not (self.linear and self.output == "point"):
+            raise ValueError("start = 'ridge' fills the linear map of a point forecast: set linear")
+        if self.start == "ridge" and self.normalisation == "window" and self.linear < self.context:
+            raise ValueError(
+                "start = 'ridge' goes with normalisation 'last' or 'none', or with a linear map of"
+                " the whole context"
             )
         rising = all(a < b for a, b in zip(self.levels, self.levels[1:], strict=False))
         inside = all(0.0 < level < 1.0 for level in self.levels)
@@ -124,8 +134,14 @@ def refuse_unfit(system: System, settings: SystemConfig, task: ForecastingConfig
     """Refuse a system that cannot be trained so.
 
     Raises:
-        InputError: it is asked to forecast from every patch, and reads later ones.
+        InputError: it is asked to forecast from every patch, and reads later ones; or it has no
+            head that could be silent at first.
     """
+    if task.start == "ridge" and system.is_network(settings):
+        raise InputError(
+            "start = 'ridge' is corrected by a system that mixes steps, and this one is a whole"
+            " network; accepted is start = 'random'"
+        )
     if not task.dense:
         return
     if system.is_network(settings) or system.promises.causality not in STEP_CAUSAL:
@@ -214,6 +230,21 @@ class SeriesForecaster(nn.Module):
             ends = _patched(begun, self.task.patch)[..., -out.shape[2] :, -1:]
             scored = _ahead(real, self.task, out.shape[2]) & ends
         return self._losses(out, target, scored)
+
+    @torch.no_grad()
+    def start_from(
+        self, weight: Float[Tensor, "linear horizon"], intercept: Float[Tensor, " horizon"]
+    ) -> None:
+        """Take a linear map, and let the system add nothing to it until it has learned what.
+
+        Args:
+            weight: of the last steps before the origin, oldest first, for each step ahead.
+            intercept: of each step ahead.
+        """
+        assert self.linear is not None  # noqa: S101 - what the settings ask for
+        self.linear.weight.copy_(weight.T)
+        self.linear.bias.copy_(intercept)
+        self.network.head.silence()
 
     def predict(self, batch: WindowBatch) -> Forecast:
         """Return what is predicted for the steps ahead of each window."""
@@ -451,6 +482,14 @@ class Head(nn.Module):
             self.own = nn.Linear(width, shape.channels * shape.horizon * OWN_WIDTH)
             self.join = nn.Linear(OWN_WIDTH + shape.known, JOIN_WIDTH)
             self.joined = nn.Linear(JOIN_WIDTH, shape.outputs)
+
+    def silence(self) -> None:
+        """Let the first outputs be zero."""
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        if self.own is not None:
+            nn.init.zeros_(self.joined.weight)
+            nn.init.zeros_(self.joined.bias)
 
     def forward(
         self,

@@ -5,15 +5,18 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import kt_forecast
 from kt_forecast.data.series.load import load as load_series
-from kt_forecast.data.series.splits import ByProtocol
+from kt_forecast.data.series.splits import ByLast, ByProtocol, split
 from kt_forecast.errors import InputError
 from kt_forecast.forecaster import Forecaster, load
-from kt_forecast.forecaster.fitting import MODEL_FILE
+from kt_forecast.forecaster.fitting import MODEL_FILE, fit_plan, valid_origins
+from kt_forecast.forecaster.systems import plan
+from kt_forecast.sequences.windows import gather
 from kt_forecast.tracer import KnowledgeTracer
 
 H = 6
@@ -474,3 +477,41 @@ def test_another_step_than_the_training_series_is_refused(gpt, frame):
     daily = frame.with_columns((pl.datetime(2024, 1, 1) + day).alias("ds"))
     with pytest.raises(InputError, match="freq '1h' is not the data's"):
         gpt.predict(daily)
+
+
+@pytest.mark.parametrize(("normalisation", "linear"), [("last", 24), ("none", 24), ("window", 48)])
+def test_training_may_start_from_the_ridge(normalisation, linear):
+    table = load_series("series_sample")
+    roles = split(table, ByLast(test=24, valid=96))
+    own = {
+        "context": linear,
+        "normalisation": {"window": "mean"}.get(normalisation, normalisation),
+        "intercept": normalisation != "window",
+        "covariates": False,
+    }
+    ridge = fit_plan(plan("ridge", own, {"horizon": 12}), table, roles, levels=())
+    task = {"horizon": 12, "context": 48, "patch": 8, "linear": linear, "start": "ridge"}
+    still = {"epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
+    started = fit_plan(
+        plan("gpt", {"width": 16, "heads": 2}, task | {"normalisation": normalisation}, still),
+        table, roles, levels=(),
+    )  # fmt: skip
+    series = started.build(table)
+    windows = valid_origins(started.plan, series, roles)
+    batch = gather(series, windows, np.arange(0, len(windows), 50), context=48, horizon=12)
+    torch.testing.assert_close(
+        started.predict(batch).point, ridge.predict(batch).point, atol=2e-4, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("system", "task", "said"),
+    [
+        ("gpt", {"linear": 0}, "set linear"),
+        ("gpt", {"linear": 24, "normalisation": "window"}, "whole context"),
+        ("nlinear", {"linear": 48}, "start = 'random'"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(system, task, said):
+    with pytest.raises(InputError, match=said):
+        plan(system, {}, {"horizon": 12, "context": 48, "start": "ridge"} | task)
