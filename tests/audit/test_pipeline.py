@@ -124,6 +124,33 @@ def test_a_leak_under_seeded_noise_is_found():
     assert {finding.method for finding in report.findings} == {"mutate"}
 
 
+def test_a_numbered_result_of_other_length_is_not_joined_by_its_numbers():
+    def by_student(d):
+        return d.pivot_table(index=S, columns=K, values=X).reset_index()
+
+    with pytest.raises(PipelineError, match="return student, seconds with them"):
+        audit_pipeline(by_student, answers(), TRACING)
+
+
+def test_columns_that_follow_the_values_found_are_a_condition():
+    def indicators(d):
+        return pd.concat([d[[S, T]], pd.get_dummies(d[K])], axis=1)
+
+    report = audit_pipeline(indicators, answers(), TRACING, moments=2)
+    assert report.verdict == "unproven"
+    assert any(c.startswith("which columns") for c in report.scope["conditions"])
+
+
+def test_a_function_that_needs_its_order_is_told_so():
+    def by_position(d):
+        windows = [np.convolve(x.fillna(0), [1, 1])[: len(x)] for _, x in d.groupby(S)[X]]
+        return d[[S, T]].assign(f=np.concatenate(windows))
+
+    report = audit_pipeline(by_position, answers(), TRACING, moments=2)
+    assert report.verdict == "unproven"
+    assert sum("in the order given only" in c for c in report.scope["conditions"]) == 2
+
+
 def test_a_captured_table_is_named():
     table = answers()
     report = audit_pipeline(lambda d: lag(d).assign(n=len(table)), table, TRACING, moments=2)

@@ -67,7 +67,7 @@ def compare(base: Output, other: Output, victims: Mask) -> Comparison:
 
 
 def compare_fitted(base: Output, other: Output) -> dict[str, Moved]:
-    """Compare what two runs fitted."""
+    """Compare what two runs fitted, and which columns they chose for training."""
     moved = {}
     for path, values in base.artefacts.items():
         theirs = other.artefacts.get(path)
@@ -84,6 +84,8 @@ def compare_fitted(base: Output, other: Output) -> dict[str, Moved]:
         found = _moved(values, theirs, 1e-9 * float(largest), np.arange(len(values)))
         if found:
             moved[path] = found
+    if base.training_columns != other.training_columns:
+        moved[COLUMNS] = _listed(set(base.training_columns), set(other.training_columns))
     for path in other.artefacts.keys() - base.artefacts.keys():
         moved[path] = Moved(np.zeros(0, dtype=np.int64), 1.0, 1.0)
     return moved

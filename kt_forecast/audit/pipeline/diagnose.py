@@ -17,8 +17,8 @@ HALF = 0.5
 """Share of later rows that a value needs where a statistic of all rows is used."""
 COARSE = 0.75
 """Share of rows below which a result is taken to be of bins of rows."""
-VICTIMS = 2
-"""Rows whose reach is measured."""
+VICTIMS, TRIED = 2, 6
+"""Rows whose reach is measured, and rows tried for that."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def diagnose(search: Search, hits: list[Hit]) -> Diagnosis:
         return Diagnosis("own answer" if target in inputs else "post-answer field", inputs)
     if hit.change.probe == "fit":
         return Diagnosis(_fitted(search, hit), inputs)
-    return Diagnosis("other entities" if hit.change.probe == "entity" else "order of rows", inputs)
+    return Diagnosis("other entities", inputs)
 
 
 def guilty(search: Search, hit: Hit) -> tuple[str, ...]:
@@ -93,7 +93,8 @@ def _later(search: Search, hits: list[Hit]) -> Diagnosis:
     if table != MAIN:
         far = _furthest(search, replace(hit, change=replace(hit.change, table=table)))
         return Diagnosis("forward join", inputs, far[0] if far else None)
-    measured = _furthest(search, next(iter(by_probe["truncate"]), hit))
+    measured = [r for h in by_probe["truncate"][:1] for r in _furthest(search, h)]
+    measured = measured or _furthest(search, hit)
     furthest = max(measured, key=lambda r: r.rows, default=None)
     if not telling:
         if by_probe["gaps"] and not by_probe["truncate"]:
@@ -128,8 +129,10 @@ def _furthest(search: Search, hit: Hit) -> list[Reach]:
     entities, counts = np.unique(base.entity[rows], return_counts=True)
     own = rows[base.entity[rows] == entities[counts.argmax()]]
     own = own[np.argsort(base.needed[own], kind="stable")]
-    found = []
-    for row in own[-VICTIMS:].tolist():
+    found: list[Reach] = []
+    for row in own[::-1][:TRIED].tolist():
+        if len(found) == VICTIMS:
+            break
         try:
             measured = reach(search, hit, row)
         except Exception:  # noqa: BLE001  (no figure is better than no finding)
@@ -143,13 +146,13 @@ def _valued(
     search: Search, hit: Hit, telling: list[Hit], inputs: tuple[str, ...], measured: list[Reach]
 ) -> str:
     """Name a leak of values."""
-    if not measured or any(r.own for r in measured) or _reads_past(search, hit):
-        latest = max(h.change.moment for h in telling)
-        share = max(h.moved.share for h in telling if h.change.moment == latest)
-        if share > MOST or any(r.share > HALF for r in measured):
-            return _statistic(search, hit, inputs)
-    else:
+    latest = max(h.change.moment for h in telling)
+    share = max(h.moved.share for h in telling if h.change.moment == latest)
+    over_border = bool(measured) and not any(r.own for r in measured)
+    if share <= MOST and over_border and not _reads_past(search, hit):
         return "order of rows"
+    if share > MOST or any(r.share > HALF for r in measured):
+        return _statistic(search, hit, inputs)
     if _only_missing(search, hit, inputs):
         return _filled(search, hit)
     if not _reads_past(search, hit):

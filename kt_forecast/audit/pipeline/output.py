@@ -42,6 +42,7 @@ class Output:
         entity: entity of each row; -1 where it is of none in the table.
         training: rows of the training side.
         artefacts: fitted numbers and names by path.
+        training_columns: those of the training side, where it is apart.
     """
 
     columns: dict[str, Array]
@@ -52,6 +53,7 @@ class Output:
     entity: Ranks
     training: Mask
     artefacts: dict[str, Array]
+    training_columns: frozenset[str]
 
     def __len__(self) -> int:
         return len(self.identity)
@@ -126,7 +128,7 @@ class Pipeline:
             return _by_key(columns, side)
         if how == "index":
             own = side.frame.index()
-            if own is None or index is None:
+            if own is None or index is None or not np.isin(index, own).all():
                 raise PipelineError("the rows returned have lost their index")
             return _by_names(hashable(index), hashable(own))
         if n != len(side):
@@ -151,10 +153,11 @@ class Pipeline:
                 collected[name].append(np.full(n, np.nan) if values is None else plain(values))
             trained = None if training is None else training[part]
             fields.append(self._clock(joined, columns, side, part=trained))
+        apart = frozenset(parts[0][0]) if training else frozenset()
         stacked = {name: _stacked(arrays) for name, arrays in collected.items()}
         tolerance = {name: _tolerance(x, single=single[name]) for name, x in stacked.items()}
         identity, row, needed, entity, mask = (np.concatenate(x) for x in zip(*fields, strict=True))
-        return Output(stacked, tolerance, identity, row, needed, entity, mask, artefacts)
+        return Output(stacked, tolerance, identity, row, needed, entity, mask, artefacts, apart)
 
     def _clock(
         self, joined: Joined, columns: dict[str, Array], side: Side, *, part: bool | None
@@ -183,7 +186,8 @@ def _how(
     if all(key in columns for key in side.contract.keys):
         return "key"
     own = side.frame.index()
-    if own is not None and index is not None and np.isin(index, own).all():
+    numbered = index is not None and np.array_equal(index, np.arange(n)) and n != len(side)
+    if own is not None and index is not None and np.isin(index, own).all() and not numbered:
         return "index"
     return "position" if n == len(side) and form != "split" else None
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from kt_forecast.audit.pipeline.changes import KINDS, Change, Rows, apply, gappable
 from kt_forecast.audit.pipeline.compare import (
+    COLUMNS,
     PRESENCE,
     Comparison,
     Moved,
@@ -261,9 +262,8 @@ class Search:
         starts = np.flatnonzero(np.diff(main.entity, prepend=-1))
         blocks = len(np.unique(main.entity)) == len(starts) > 1
         sorted_by_time = bool((np.diff(main.needed) >= 0).all())
-        pooled = main.contract.pooled
         if blocks:
-            why = "reads over the border of two entities" if pooled else ""
+            why = "holds for entities in the order given only: group inside the function"
             yield Trial(Change("order", "blocks", seed=self.seed), open=why)
         if sorted_by_time and len(np.unique(main.needed)) < len(main):
             why = "depends on the order of rows that share a moment"
@@ -299,9 +299,15 @@ class Search:
             if self.world[MAIN].contract.labels or hit.change.kind in {"null", "drop"}:
                 return
             why = "which rows are returned depends on later ones: right for building windows only"
+        if hit.name == COLUMNS and hit.change.kind != "permute" and not self._apart(hit):
+            why = why or "which columns are returned depends on values found in other rows"
         self.hits.append(replace(hit, open=why))
         if hit.name not in record.found and not why:
             record.found.append(hit.name)
+
+    def _apart(self, hit: Hit) -> bool:
+        """Say whether columns were compared on the training side alone."""
+        return hit.probe == "fit" and self.pipeline.form != "features"
 
     def _names(self, change: Change) -> frozenset[str]:
         """Return the columns that a change can judge."""
@@ -327,7 +333,9 @@ class Search:
             )
             comparison = min(comparison, as_it_stands, key=lambda c: len(c.moved))
         if change.probe == "fit":
-            return replace(comparison, moved=comparison.moved | compare_fitted(base, other))
+            apart = self.pipeline.form != "features"
+            kept = {k: v for k, v in comparison.moved.items() if not (apart and k == COLUMNS)}
+            return replace(comparison, moved=kept | compare_fitted(base, other))
         return comparison
 
     def victims(self, change: Change, base: Output) -> Mask:

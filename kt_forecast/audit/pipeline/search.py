@@ -189,11 +189,9 @@ def _findings(search: Search) -> list[Finding]:
     plain = {name for name, family in families if family in {"later", "own"}}
     found: list[Finding] = []
     for (name, family), hits in families.items():
-        if family in {"entity", "order"} and name in plain:
+        if family == "entity" and name in plain:
             continue
         if name == COLUMNS and family == "later" and (name, "fit") in families:
-            continue
-        if family == "order" and (name, "entity") in families:
             continue
         diagnosis = (
             diagnose(search, hits) if len(found) < SHOWN else Diagnosis("later rows", ("?",))
