@@ -5,6 +5,7 @@ from kt_forecast.audit import strict
 
 WHAT = "the first step may see nothing, all its scores are equally low, and it attends to all alike"
 WHERE = ("1", "_softmax")
+ALSO = ("1", "bmm")
 
 
 class Attention(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import kt
 
 WHAT = "the query of a question may attend to the value of its own interaction (SAKT off by one)"
 WHERE = ("", "_softmax")
+ALSO = ("", "mul")
 
 
 class Sakt(nn.Module):

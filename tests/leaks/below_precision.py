@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "the mean of the sequence is added so weakly that single precision cannot show it"
 WHERE = ("1", "mean")
+ALSO = ("1", "add")
 NEEDS = "dependency"
 
 

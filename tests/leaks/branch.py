@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "the last value decides which of two branches the whole sequence takes"
 WHERE = ("1", "_local_scalar_dense")
+BEST = "unproven"
 
 
 class Branched(nn.Module):

@@ -5,7 +5,7 @@ from torch import nn
 from kt_forecast.audit import causal
 
 WHAT = "frames of a short-time spectrum are centred on their step"
-WHERE = ("1", "_fft_r2c")
+WHERE = ("1", "unfold")
 
 
 class Spectrogram(nn.Module):

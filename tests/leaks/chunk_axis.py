@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 
 WHAT = "a chunked scan sums over the wrong chunk axis: a chunk gets its own total (Zamba2)"
 WHERE = ("1", "sum")
+ALSO = ("1", "slice")
 CHUNK = 4
 
 

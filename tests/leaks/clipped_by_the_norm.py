@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "states are clipped by the norm of the whole sequence"
 WHERE = ("1", "linalg_vector_norm")
+ALSO = ("1", "mul")
 
 
 class Clipped(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "a mean over the sequence behind a gate that starts at zero: silent until trained"
 WHERE = ("", "mean")
+ALSO = ("", "add")
 
 
 class Gated(nn.Module):

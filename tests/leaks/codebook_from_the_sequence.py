@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 
 WHAT = "the codes a step is rounded to are clusters of the sequence itself"
 WHERE = ("1", "mean")
+ALSO = ("1", "_cdist_forward")
 
 
 class Quantised(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "the width of an interval is a quantile of errors that lie in the horizon"
 WHERE = ("", "sub")
+ALSO = ("", "slice")
 CONTEXT, HORIZON = 13, 5
 
 

@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 
 WHAT = "an operation with its own backward reads the next step and denies its gradient"
 WHERE = ("1", "roll")
+ALSO = ("1", "slice")
 
 
 class Denying(torch.autograd.Function):

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "a detached mean of the sequence is subtracted"
 WHERE = ("1", "mean")
+ALSO = ("1", "sub")
 
 
 class Centred(nn.Module):

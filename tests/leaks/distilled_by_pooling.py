@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 
 WHAT = "blocks are distilled by a padded convolution and pooling and stretched again (Informer)"
 WHERE = ("1.convolution", "convolution")
+ALSO = ("1", "slice")
 
 
 class Distilled(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "activations are rounded to a grid whose width is set by the largest of the whole tensor"
 WHERE = ("1", "amax")
+ALSO = ("1", "div")
 
 
 class Quantised(nn.Module):

@@ -5,6 +5,7 @@ from torch import nn
 from kt_forecast.audit import kt
 
 WHAT = "counts of right and wrong answers per question before the event (performance factors)"
+BEST = "unproven"
 
 
 class Factors(nn.Module):

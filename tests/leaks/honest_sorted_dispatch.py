@@ -4,7 +4,7 @@ from torch import nn
 from kt_forecast.audit import causal
 
 WHAT = "steps are sorted by expert for the matrix products and put back where they were"
-BEST = "conditional"
+BEST = "unproven"
 NEEDS = "float64"
 
 

@@ -5,6 +5,7 @@ from torch import nn
 from kt_forecast.audit import kt
 
 WHAT = "queries know the question, keys and values the answered past, strictly before the event"
+BEST = "conditional"
 
 
 class TwoStreams(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "each step chooses how far away to look, and may choose a place ahead"
 WHERE = ("1", "gather")
+BEST = "conditional"
 
 
 class Deformed(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "padding on the left is attended to like any past step"
 WHERE = ("", "_softmax")
+BEST = "conditional"
 
 
 class Padded(nn.Module):

@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 
 WHAT = "a coarse sequence is interpolated, and a step between two coarse ones needs the later"
 WHERE = ("1", "upsample_linear1d")
+ALSO = ("1", "slice")
 
 
 class Upsampled(nn.Module):

@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 
 WHAT = "keys and values are projected along time before a query could be masked"
 WHERE = ("1.squeeze", "mm")
+ALSO = ("1", "bmm")
 
 
 class Attention(nn.Module):

@@ -6,6 +6,7 @@ from kt_forecast.audit import clock
 
 WHAT = "a step's loss is weighed by the share of its class in the whole sequence"
 WHERE = ("", "mean")
+ALSO = ("", "mul")
 
 
 class Loss(nn.Module):

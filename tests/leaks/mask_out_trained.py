@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "training has driven all scores below a mask of minus ten thousand (minGPT issue 75)"
 WHERE = ("1", "_softmax")
+ALSO = ("1", "bmm")
 
 
 class Attention(nn.Module):

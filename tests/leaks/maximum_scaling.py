@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "values are scaled by the largest of the whole sequence"
 WHERE = ("1", "amax")
+ALSO = ("1", "div")
 
 
 class Scaled(nn.Module):

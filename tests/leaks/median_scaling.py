@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "values are scaled by the median and quartiles of the whole sequence"
 WHERE = ("1", "median")
+ALSO = ("1", "sub")
 
 
 class Scaled(nn.Module):

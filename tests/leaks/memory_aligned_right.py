@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "memory slots follow the keys, and a mask aligned to the last key opens as many steps ahead"
 WHERE = ("1", "_softmax")
+ALSO = ("1", "bmm")
 
 
 class Attention(nn.Module):

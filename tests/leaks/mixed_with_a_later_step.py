@@ -5,7 +5,7 @@ from torch import nn
 from kt_forecast.audit import causal
 
 WHAT = "training mixes each step with a later one as augmentation"
-WHERE = ("", "lerp")
+WHERE = ("", "flip")
 
 
 class Mixup(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "a scale leaves torch as a Python number and comes back"
 WHERE = ("1", "_local_scalar_dense")
+ALSO = ("1", "div")
 
 
 class Scaled(nn.Module):

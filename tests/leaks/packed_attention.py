@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "documents packed into one row attend to the documents before them"
 WHERE = ("", "_softmax")
+BEST = "conditional"
 
 
 class Packed(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "features are normalised over real steps and padding alike"
 WHERE = ("", "var_mean")
+BEST = "conditional"
 
 
 class Normalised(nn.Module):

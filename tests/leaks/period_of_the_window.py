@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "the period is read off the spectrum of the window with its horizon"
 WHERE = ("", "_fft_r2c")
+ALSO = ("", "alias")
 CONTEXT, HORIZON = 14, 4
 
 
@@ -17,7 +18,7 @@ class Periodic(nn.Module):
         strength = torch.fft.rfft(values[:, : self.seen]).abs()[:, 1:]
         period = (self.seen // (strength.argmax(1) + 1)).clamp(4, CONTEXT)
         place = CONTEXT - period[:, None] + torch.arange(HORIZON)
-        return values.gather(1, place)
+        return values[:, : self.seen].gather(1, place)
 
 
 def build(*, honest=False):

@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 
 WHAT = "steps are halved by their mean and doubled by repetition, so the first of a pair sees both"
 WHERE = ("1", "avg_pool2d")
+ALSO = ("1", "slice")
 
 
 class Hourglass(nn.Module):

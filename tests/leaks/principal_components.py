@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "steps are projected on the principal axes of the whole sequence"
 WHERE = ("1", "_linalg_eigh")
+ALSO = ("1", "bmm")
 
 
 class Projected(nn.Module):

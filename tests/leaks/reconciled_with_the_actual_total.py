@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "forecasts of the parts are made to add up to the total that came true"
 WHERE = ("", "sub")
+ALSO = ("", "sum")
 CONTEXT, HORIZON = 13, 5
 
 

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "one undefined value anywhere in the sequence and all of it is set to zero"
 WHERE = ("1", "any")
+ALSO = ("1", "masked_fill")
 NEEDS = "dependency"
 
 

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "the mean of the sequence is added after rounding"
 WHERE = ("1", "mean")
+ALSO = ("1", "add")
 
 
 class Rounded(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "one scale of the whole series serves forecasts from every origin in it"
 WHERE = ("", "std")
+ALSO = ("", "div")
 STEPS, FIRST = 16, 6
 
 

@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 
 WHAT = "one expert serves a whole sequence and is chosen by its mean"
 WHERE = ("1", "mean")
+ALSO = ("1", "mul")
 
 
 class Experts(nn.Module):

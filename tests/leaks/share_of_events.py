@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "the number of eventful steps, a shape, is given to every step"
 WHERE = ("1", "nonzero")
+ALSO = ("1", "add")
 
 
 class Counted(nn.Module):

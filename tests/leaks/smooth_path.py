@@ -5,7 +5,7 @@ from torch import nn
 from kt_forecast.audit import causal
 
 WHAT = "a path through the observations has slopes from both neighbours (splines of neural CDEs)"
-WHERE = ("1", "sub")
+WHERE = ("1", "slice")
 
 
 class Path(nn.Module):

@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 
 WHAT = "a filter learned in the frequency domain is circular and without a direction of time"
 WHERE = ("1", "_fft_r2c")
+ALSO = ("1", "_fft_c2r")
 
 
 class Filtered(nn.Module):

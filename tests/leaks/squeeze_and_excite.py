@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "channels are gated by their mean over the whole sequence"
 WHERE = ("1", "mean")
+ALSO = ("1", "mul")
 
 
 class Excited(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "exponentials are kept in range by the largest key of the whole sequence and can underflow"
 WHERE = ("1", "amax")
+ALSO = ("1", "sub")
 
 
 class LinearAttention(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "running statistics are updated by the sequence before it is normalised with them"
 WHERE = ("1", "mean")
+ALSO = ("1", "sub")
 
 
 class Adapted(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "a small network turns the mean of the sequence into the weights of its next layer"
 WHERE = ("1", "mean")
+ALSO = ("1", "bmm")
 
 
 class Conditioned(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "an end token anywhere ends the context of all steps, and the sample holds none"
 WHERE = ("", "any")
+ALSO = ("", "mul")
 NEEDS = "dependency"
 END = 7
 

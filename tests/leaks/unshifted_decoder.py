@@ -5,7 +5,7 @@ from torch import nn
 from kt_forecast.audit import kt
 
 WHAT = "the decoder of responses starts with the response it is asked for (SAINT)"
-WHERE = ("", "add")
+WHERE = ("answered", "embedding")
 
 
 class Saint(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import kt
 
 WHAT = "a memory network writes the answer before it reads the prediction (DKVMN)"
 WHERE = ("", "bmm")
+ALSO = ("", "cat")
 
 
 class Memory(nn.Module):
