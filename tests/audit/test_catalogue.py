@@ -89,8 +89,8 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", LEAKS)
 def test_a_leak_names_a_module_and_an_operation_that_run(name):
-    where = load(name).WHERE
-    if where is None:
+    file = load(name)
+    if file.WHERE is None:
         return
     model, batch, _ = build(name)
     ran = Operations(model)
@@ -104,11 +104,63 @@ def test_a_leak_names_a_module_and_an_operation_that_run(name):
                     model(batch) if isinstance(batch, torch.Tensor) else model(**batch)
     finally:
         torch.backends.mha.set_fastpath_enabled(value=fast)
-    module, operation = where
-    assert module in {name for name, _ in model.named_modules()}
-    if operation is not None:
-        assert hasattr(torch.ops.aten, operation)
-        assert where in ran.seen, sorted(op for inside, op in ran.seen if inside == module)
+    named = {part for part, _ in model.named_modules()}
+    for module, operation in (file.WHERE, getattr(file, "ALSO", file.WHERE)):
+        assert module in named
+        if operation is not None:
+            assert hasattr(torch.ops.aten, operation)
+            assert (module, operation) in ran.seen
+
+
+def reached(run, batch, other):
+    """Return how far the steps before the last move when the last one is replaced."""
+    changed = batch.clone()
+    changed[:, -1] = other
+    moved = run(changed)[:, :-1] - run(batch)[:, :-1]
+    return float(moved.detach().nan_to_num().abs().max())
+
+
+def in_half_precision(model):
+    def run(batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(batch).float()
+
+    return run
+
+
+def proof(name, *, honest):
+    """Show a leak that the search passes over by the very means its file asks for."""
+    needs = load(name).NEEDS
+    model, batch, _ = build(name, honest=honest)
+    model.eval()
+    if needs == "length":
+        return float((model(batch)[:, :5] - model(batch[:, :5])).detach().abs().max())
+    if needs == "replay":
+        first = model(batch)
+        model(batch + 1.0)
+        return float((model(batch) - first).detach().abs().max())
+    if needs == "streaming":
+        steps, state = [], None
+        for t in range(batch.shape[1]):
+            step, state = model.step(batch[:, t], state)
+            steps.append(step)
+        return float((model(batch) - torch.stack(steps, 1)).detach().abs().max())
+    if needs == "gradients":
+        return reached(model, batch, 3.0)
+    if needs == "compiled":
+        return reached(torch.compile(model, backend="eager"), batch, 3.0)
+    if needs == "autocast":
+        return reached(in_half_precision(model), batch, 3.0)
+    if not batch.is_floating_point():
+        return reached(model, batch, int(batch.max()) + 1)
+    model, batch = model.double(), batch.double()
+    return max(reached(model, batch, extreme) for extreme in (1e12, torch.nan))
+
+
+@pytest.mark.parametrize("name", [n for n in LEAKS if hasattr(load(n), "NEEDS")])
+def test_what_the_search_passes_over_leaks_all_the_same(name):
+    assert proof(name, honest=False) > 2e-6
+    assert proof(name, honest=True) < 1e-6
 
 
 def test_the_common_checks_see_what_the_stored_table_says():
