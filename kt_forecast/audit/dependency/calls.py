@@ -1,8 +1,9 @@
 """What a rule sees of one operation, and where rules are registered."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,30 +21,37 @@ WEAK = -9e3
 Value = Tensor | float | int | bool | None
 
 
-class Run(Protocol):
+class Run(ABC):
     """What rules may ask of the run they are part of."""
 
     mask_at_most: float
     freezes_routing: bool
 
+    @abstractmethod
     def shadow(self, x: Tensor) -> Shadow:
         """Return what is known of a tensor."""
 
+    @abstractmethod
     def write(self, x: Tensor, shadow: Shadow) -> None:
         """Record a write that the schema of an operation does not declare."""
 
+    @abstractmethod
     def escape(self, rank: int, what: str) -> None:
         """Record that data left torch."""
 
+    @abstractmethod
     def number(self, x: float) -> int:
         """Return the rank that a plain number carries."""
 
+    @abstractmethod
     def weak_mask(self, value: float) -> None:
         """Record that a finite mask is all that hides something."""
 
+    @abstractmethod
     def routed(self, rank: int, what: str) -> None:
         """Record that computed indices were taken as fixed."""
 
+    @abstractmethod
     def note(self, what: str) -> None:
         """Record something that the reader of a verdict should know."""
 
@@ -101,7 +109,7 @@ class Call:
         """Return what is known of an argument; a plain number is a constant."""
         if isinstance(x, Tensor):
             return self.run.shadow(x)
-        rank = NONE if x is None or isinstance(x, bool) else self.run.number(x)
+        rank = NONE if x is None or isinstance(x, bool) else self.run.number(float(x))
         return Shadow(torch.tensor(rank, dtype=torch.int16), torch.tensor(rank == NONE))
 
     def masked(self, x: Tensor, shadow: Shadow | None = None) -> Tensor:

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from kt_forecast.audit.dependency import families
-from kt_forecast.audit.dependency.calls import RULES, STRUCTURAL, Call, Result, Rule
-from kt_forecast.audit.dependency.escapes import Escape, Watch, source
+from kt_forecast.audit.dependency.calls import RULES, STRUCTURAL, Call, Result, Rule, Run
+from kt_forecast.audit.dependency.escapes import Escape, Watch, is_check, source
 from kt_forecast.audit.dependency.labels import NONE, Moments, Shadow, top, unknown
 from kt_forecast.audit.dependency.locate import Node
 from kt_forecast.audit.dependency.memory import Memory
@@ -61,7 +61,7 @@ class Plan:
     decomposition: Callable[..., Any] | None = None
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode, Run):
     """Follows every tensor operation that runs under it.
 
     Args:
@@ -122,7 +122,7 @@ class Tracker(TorchDispatchMode):
 
     def escape(self, rank: int, what: str) -> None:
         """Record that values up to a rank left torch."""
-        if rank == NONE or self._muted:
+        if rank == NONE or self._muted or is_check():
             return
         where = source()
         self.escapes[Escape(self.moments.moment(rank), what, where)] = None
@@ -262,7 +262,8 @@ class Tracker(TorchDispatchMode):
         call = Call(self, func, seen, kwargs, out)
         try:
             found = self._judge(call, plan)
-        except (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError):
+        except (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError) as error:
+            self.note(f"the rule of {plan.name} failed and it was taken to mix all: {error}")
             found = None
         if plan.in_place:
             self._overwrite(call, plan, found, args, kwargs)

@@ -15,11 +15,17 @@ from torch.overrides import TorchFunctionMode
 TORCH = str(Path(torch.__file__).parent)
 HERE = str(Path(__file__).parent)
 
+WRAPPERS = ("/jaxtyping/", "/beartype/")
+"""Parts of file names of decorators that stand between the user's code and torch."""
+
 LEAVES = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr", "untyped_storage", "storage"}
 """Methods through which a tensor's values leave torch unseen by its dispatcher."""
 
 PRINTS = {"__repr__", "__format__", "__str__"}
 """Methods that read values only to show them."""
+
+CHECKS = (f"{TORCH}/distributions/distribution.py", f"{TORCH}/distributions/constraints.py")
+"""Code that reads values only to refuse them."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,29 @@ class Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in LEAVES and args and isinstance(args[0], Tensor):
             self._left(args[0], name)
-        if name in PRINTS:
+        if name in PRINTS or (name == "one_hot" and _classes(args, kwargs or {}) > 0):
             with self._muted():
                 return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _classes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Return how many classes a one-hot code was asked for; values then only pass a check."""
+    given = args[1] if len(args) > 1 else kwargs.get("num_classes", -1)
+    return given if isinstance(given, int) else -1
+
+
+def is_check() -> bool:
+    """Return whether values are read by code that only refuses bad ones."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - walks the stack without copying it
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name in CHECKS:
+            return True
+        if not name.startswith((TORCH, HERE, "<")) and not any(part in name for part in WRAPPERS):
+            return False
+        frame = frame.f_back
+    return False
 
 
 def source() -> str:
@@ -76,7 +101,7 @@ def source() -> str:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - walks the stack without copying it
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((TORCH, HERE, "<")):
+        if not name.startswith((TORCH, HERE, "<")) and not any(part in name for part in WRAPPERS):
             return f"{_relative(name)}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

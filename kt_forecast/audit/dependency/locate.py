@@ -5,13 +5,13 @@ moment one walks back, always along tensors whose elements already depend on mor
 place allows. A tensor is judged by its axes of the same length as the clock: an element may depend
 on what belongs to the latest of its own places, so that a score of query and key is innocent and
 an unmasked softmax guilty. The operation at which no such tensor goes in is the origin. Where a
-dependence passes through tensors without the axis (a pooled mean, a final state), the way
-through them to the input is part of the chain.
+dependence passes through tensors without the axis (a pooled mean, a final state, single steps),
+one looks through them, and the way to the input is part of the chain.
 
 Where it cannot say: if another axis happens to have the length of the clock, elements are allowed
 what either axis allows, and an origin may be found later than it is, or not at all (audit at a
-length that no other axis has, best a prime). A step loop whose tensors have no time axis is blamed
-where its steps are stacked. A dependence on the own step only (an answer not shifted) has no
+length that no other axis has, best a prime). A loop whose own steps mix is blamed where they are
+stacked. Behind one origin others on the same way are not seen. A dependence on the own step only (an answer not shifted) has no
 operation that mixes steps: its origin is the operation that first reads the input.
 """
 
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from kt_forecast.audit.dependency.labels import Moments, Shadow, thin, top
-
 
 READ_BACK = "read back"
 """The operation, of no module, by which a tensor written in parts is read again."""
@@ -201,10 +200,6 @@ def _laid(clock: Tensor, axis: int, ndim: int) -> Tensor:
     return clock.reshape(shape)
 
 
-Way = tuple[()] | tuple[Node, "Way"]
-"""Operations from one to the output, the nearest first."""
-
-
 class _Search:
     """Walks back from an output along what depends on too much."""
 
@@ -216,23 +211,42 @@ class _Search:
 
     def run(self, output: Shadow) -> list[Origin]:
         """Return every origin that the output depends on."""
-        pending: list[tuple[Shadow, Way]] = [(output, ())]
+        pending: list[tuple[Shadow, tuple[Node, ...]]] = [(output, ())]
         while pending:
             shadow, after = pending.pop()
             node = shadow.node
             if node is None or id(node) in self._visited:
                 continue
             self._visited.add(id(node))
-            way = (node, after)
-            guilty = [s for s in node.inputs if self._judge.breaks(s)]
-            inner = [s for s in guilty if s.node is not None]
-            if inner:
-                pending += [(s, way) for s in inner]
+            way = (node, *after)
+            guilty = self._guilty(node)
+            if guilty:
+                pending += [(s, way) for s in guilty]
                 continue
             self._found.append(self._origin(node, shadow, way))
         return sorted(self._found, key=lambda origin: -origin.moment)
 
-    def _origin(self, node: Node, shadow: Shadow, way: Way) -> Origin:
+    def _guilty(self, node: Node) -> list[Shadow]:
+        """Return what went in and breaks its limit, looking through what has no axis to judge."""
+        found, seen = [], {id(node)}
+        pending = list(node.inputs)
+        while pending:
+            shadow = pending.pop()
+            before = shadow.node
+            breaks = self._judge.breaks(shadow)
+            if before is None or breaks is False or id(before) in seen:
+                continue
+            seen.add(id(before))
+            if breaks:
+                found.append(shadow)
+            else:
+                pending += before.inputs
+        return found
+
+    def _origin(self, node: Node, shadow: Shadow, way: tuple[Node, ...]) -> Origin:
+        if node.op == READ_BACK:
+            last = max(reversed(node.inputs), key=lambda s: top(s.latest))
+            node = last.node or node
         before: list[Link] = []
         seen: set[int] = {id(node)}
         source: Node | None = node
@@ -246,9 +260,7 @@ class _Search:
             seen.add(id(source))
             before.append(_link(source))
         links = [*reversed(before)]
-        while way:
-            later, way = way
-            links.append(_link(later))
+        links += [_link(later) for later in way]
         here = _link(node)
         return Origin(
             module=here.module,

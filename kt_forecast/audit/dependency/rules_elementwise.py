@@ -34,7 +34,7 @@ def holds(call: Call, x: Value, value: float) -> Tensor:
 def _product(call: Call) -> Result:
     a, b = call.args[:2]
     found = join(call.shadow(a), call.shadow(b))
-    return decided(found, holds(call, a, 0) | holds(call, b, 0))
+    return decided(found, holds(call, a, 0.0) | holds(call, b, 0.0))
 
 
 @rule("logical_or", "bitwise_or", "__or__")
@@ -42,7 +42,7 @@ def _either(call: Call) -> Result:
     a, b = call.args[:2]
     found = join(call.shadow(a), call.shadow(b))
     whole = isinstance(a, Tensor) and a.dtype != torch.bool and call.name is not _LOGICAL_OR
-    sure = -1 if whole else 1
+    sure = -1.0 if whole else 1.0
     return decided(found, holds(call, a, sure) | holds(call, b, sure))
 
 
@@ -52,7 +52,7 @@ _LOGICAL_OR = torch.ops.aten.logical_or
 @rule("div", "true_divide", "divide")
 def _quotient(call: Call) -> Result:
     a, b = call.args[:2]
-    return decided(join(call.shadow(a), call.shadow(b)), holds(call, a, 0))
+    return decided(join(call.shadow(a), call.shadow(b)), holds(call, a, 0.0))
 
 
 @rule("add", "sub", "rsub", "subtract")
@@ -128,7 +128,7 @@ def _low(call: Call, x: Value, shadow: Shadow) -> Tensor:
 def _interpolated(call: Call) -> Result:
     a, b, weight = call.args
     either = join(call.shadow(a), call.shadow(b), call.shadow(weight))
-    for end, value in ((a, 0), (b, 1)):
+    for end, value in ((a, 0.0), (b, 1.0)):
         sure = holds(call, weight, value)
         if bool(sure.any()):
             shadow = call.shadow(end)
@@ -142,9 +142,9 @@ def _interpolated(call: Call) -> Result:
 @rule("addcmul", "addcdiv")
 def _added_product(call: Call) -> Result:
     x, a, b = call.args[:3]
-    zero = holds(call, a, 0)
+    zero = holds(call, a, 0.0)
     if call.name.__name__.startswith("addcmul"):
-        zero = zero | holds(call, b, 0)
+        zero = zero | holds(call, b, 0.0)
     return join(call.shadow(x), decided(join(call.shadow(a), call.shadow(b)), zero))
 
 

@@ -21,6 +21,8 @@ def reduced(call: Call, axes: list[int], shadow: Shadow) -> Shadow:
     "prod",
     "any",
     "all",
+    "_is_all_true",
+    "_is_any_true",
     "count_nonzero",
     "var",
     "std",
