@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "the backward direction of a summary starts in the padding"
 WHERE = ("memory", None)
+BEST = "conditional"
 
 
 class Summary(nn.Module):

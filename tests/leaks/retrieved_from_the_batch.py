@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "the most alike sequence of the batch is retrieved and read along"
 WHERE = ("", "index")
+ALSO = ("", "argmin")
 
 
 class Retrieving(nn.Module):

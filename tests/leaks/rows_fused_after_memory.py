@@ -6,6 +6,7 @@ from kt_forecast.audit import kt
 
 WHAT = "the states of a question's concept rows are averaged, and later rows have seen the answer"
 WHERE = ("", "mean")
+ALSO = ("", "mul")
 
 
 class Fused(nn.Module):

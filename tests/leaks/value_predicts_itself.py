@@ -5,7 +5,7 @@ from torch import nn
 from kt_forecast.audit import strict
 
 WHAT = "an autoregressive model is handed the value it is to predict (DeepAR off by one)"
-WHERE = ("memory", None)
+WHERE = ("", "constant_pad_nd")
 
 
 class DeepAr(nn.Module):
