@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_when_the_same_command_is_typed_again(own, tmp_path
     second.send_signal(signal.SIGKILL)
     second.wait()
     second.stdout.close()
-    assert any("going on where it stopped" in line for line in lines)
+    assert any("going on where it stopped" in line for line in lines), lines
 
 
 def test_the_check_says_what_series_hold(own, tmp_path, monkeypatch, capsys):

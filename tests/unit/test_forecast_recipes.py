@@ -122,11 +122,6 @@ def test_a_table_of_series_is_told_by_its_columns(tmp_path):
     monthly = tmp_path / "monthly.csv"
     monthly.write_text("Month,sold\n2024-01-01,1\n2024-02-01,2\n")
     assert task_of({"source": str(monthly)})[0] == "forecasting"
-    log = tmp_path / "u1.csv"
-    log.write_text(
-        "timestamp,solving_id,question_id,user_answer,elapsed_time\n1565096190868,1,q5012,b,38000\n"
-    )
-    assert task_of({"source": str(log)}) == ("knowledge_tracing", "")
     answers = tmp_path / "answers.csv"
     answers.write_text("time,student,question,response\n1,a,1,1\n")
     assert task_of({"source": str(answers)}) == ("knowledge_tracing", "")
