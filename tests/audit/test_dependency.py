@@ -229,6 +229,17 @@ def test_embedded_tokens_keep_their_moments():
 KEPT = torch.arange(T * T).reshape(T, T) % 5
 
 
+class Detached(nn.Module):
+    """Reads a parameter by ways that torch's dispatcher does not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x + self.gate.data * x.mean(1, keepdim=True)
+
+
 class Gated(nn.Module):
     def __init__(self):
         super().__init__()
@@ -386,6 +397,7 @@ def test_honest_code_is_not_accused(name):
 
 def test_a_parameter_never_hides_a_dependence():
     assert by_step(LeakyGate()) == ALL
+    assert by_step(Detached()) == ALL
     assert by_step(Gated()) == CAUSAL
 
 

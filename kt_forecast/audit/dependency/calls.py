@@ -98,12 +98,12 @@ class Call:
     @property
     def outs(self) -> list[Tensor]:
         """The tensors that it returned."""
-        return [x for x in tree_leaves(self.out) if isinstance(x, Tensor)]
+        return tensors_in(self.out)
 
     @property
     def tensors(self) -> list[Tensor]:
         """The tensors among its arguments."""
-        return [x for x in tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
+        return tensors_in((self.args, self.kwargs))
 
     def shadow(self, x: Value) -> Shadow:
         """Return what is known of an argument; a plain number is a constant."""
@@ -143,6 +143,17 @@ class Call:
         if given is None or given == []:
             return list(range(x.ndim))
         return [a % max(x.ndim, 1) for a in (given if isinstance(given, list | tuple) else [given])]
+
+
+def tensors_in(nest: Any) -> list[Tensor]:  # noqa: ANN401 - arguments or results of an operation
+    """Return the tensors in tuples, lists and dictionaries."""
+    if isinstance(nest, Tensor):
+        return [nest]
+    if isinstance(nest, dict):
+        nest = tuple(nest.values())
+    if isinstance(nest, tuple | list):
+        return [x for part in nest for x in tensors_in(part)]
+    return []
 
 
 Result = Shadow | Sequence[Shadow] | None

@@ -14,11 +14,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from kt_forecast.audit.dependency import families
-from kt_forecast.audit.dependency.calls import RULES, STRUCTURAL, Call, Result, Rule, Run
+from kt_forecast.audit.dependency.calls import (
+    RULES,
+    STRUCTURAL,
+    Call,
+    Result,
+    Rule,
+    Run,
+    tensors_in,
+)
 from kt_forecast.audit.dependency.escapes import Escape, Watch, is_check, source
 from kt_forecast.audit.dependency.labels import NONE, Moments, Shadow, top, unknown
 from kt_forecast.audit.dependency.locate import Node
-from kt_forecast.audit.dependency.memory import Memory
+from kt_forecast.audit.dependency.memory import Memory, address
 
 assert families  # noqa: S101 - importing them registers their rules
 
@@ -105,10 +113,8 @@ class Tracker(TorchDispatchMode, Run):
         self._before: list[Tensor] = []
         self._old: set[int] = set()
         self._muted = 0
-        self._learned = {id(p) for p in model.parameters()} if model is not None else set()
-        self._learned |= {id(x) for x in changing}
-        for x in changing:
-            self.memory.get(x)
+        parameters = list(model.parameters()) if model is not None else []
+        self._learned = {address(x) for x in (*parameters, *changing)} - {None}
 
     # What rules may ask.
 
@@ -168,7 +174,7 @@ class Tracker(TorchDispatchMode, Run):
 
     def _born(self, x: Tensor) -> Shadow:
         """Return the shadow of a tensor that no operation made."""
-        learned = isinstance(x, nn.Parameter) or id(x) in self._learned
+        learned = isinstance(x, nn.Parameter) or address(x) in self._learned
         learned = learned or (x.requires_grad and x.is_leaf)
         foreign = self.escaped != NONE and not learned and id(x) not in self._old
         rank = self.escaped if foreign else NONE
@@ -236,7 +242,7 @@ class Tracker(TorchDispatchMode, Run):
         if plan.composite:
             with self:
                 return func.decompose(*args, **kwargs)
-        if plan.decomposition is None or not any(isinstance(x, Tensor) for x in tree_leaves(args)):
+        if plan.decomposition is None or not tensors_in(args):
             return NotImplemented
         with self:
             try:
@@ -252,9 +258,8 @@ class Tracker(TorchDispatchMode, Run):
             out = func(*args, **kwargs)
             self.memory.forget_layout(out)
             return out
-        for x in tree_leaves((args, kwargs)):
-            if isinstance(x, Tensor):
-                self.memory.get(x)
+        for x in tensors_in((args, kwargs)):
+            self.memory.meet(x)
         seen = args
         if plan.writes and plan.rule is not None:
             seen = self._kept(plan, args)
@@ -324,7 +329,7 @@ class Tracker(TorchDispatchMode, Run):
         kwargs: dict[str, Any],
     ) -> None:
         given = [args[w] if isinstance(w, int) else kwargs.get(w) for w in plan.writes]
-        written = [x for x in tree_leaves(given) if isinstance(x, Tensor)]
+        written = tensors_in(given)
         shadows = self._shadows(call, plan, found, len(written))
         node = self._node(call, plan.name)
         keep = self.memory.replace if plan.name in RESIZES else self.memory.write
@@ -357,6 +362,8 @@ class Tracker(TorchDispatchMode, Run):
 
     def _answered(self, call: Call, plan: Plan) -> None:
         """Record plain values that an operation returned."""
+        if isinstance(call.out, Tensor):
+            return
         plain = [x for x in tree_leaves(call.out) if isinstance(x, bool | int | float | complex)]
         if not plain or plan.name in ANSWERS or not call.tensors:
             return

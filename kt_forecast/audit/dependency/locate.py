@@ -11,8 +11,9 @@ one looks through them, and the way to the input is part of the chain.
 Where it cannot say: if another axis happens to have the length of the clock, elements are allowed
 what either axis allows, and an origin may be found later than it is, or not at all (audit at a
 length that no other axis has, best a prime). A loop whose own steps mix is blamed where they are
-stacked. Behind one origin others on the same way are not seen. A dependence on the own step only (an answer not shifted) has no
-operation that mixes steps: its origin is the operation that first reads the input.
+stacked. Behind one origin others on the same way are not seen. A dependence on the own step only
+(an answer not shifted) has no operation that mixes steps: its origin is the operation that first
+reads the input.
 """
 
 from dataclasses import dataclass, field

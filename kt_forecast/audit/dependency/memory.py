@@ -28,6 +28,7 @@ class Cell:
     shadow: Shadow
     uniform: bool
     itemsize: int
+    storage: StorageWeakRef
     flat: Shadow | None = None
     written: list[Node] = field(default_factory=list)
 
@@ -42,17 +43,22 @@ class Memory:
     def __init__(self, born: Callable[[Tensor], Shadow]) -> None:
         self._born = born
         self._views: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._cells: dict[StorageWeakRef, Cell] = {}
+        self._cells: dict[int, Cell] = {}
         self._limit = PURGE
 
     def __contains__(self, x: Tensor) -> bool:
         """Return whether a tensor or its storage has been seen."""
-        key = _key(x)
+        key = address(x)
         return x in self._views or (key is not None and key in self._cells)
+
+    def meet(self, x: Tensor) -> None:
+        """Note what a tensor is when it is first seen, before an operation may change it."""
+        if x not in self._views and x not in self:
+            self.get(x)
 
     def get(self, x: Tensor) -> Shadow:
         """Return the shadow of a tensor."""
-        key = _key(x)
+        key = address(x)
         cell = self._cells.get(key) if key is not None else None
         if cell is not None and cell.flat is not None:
             self._flatten(cell, x)
@@ -75,7 +81,7 @@ class Memory:
 
     def put(self, x: Tensor, shadow: Shadow, *, uniform: bool = False) -> None:
         """Give a tensor its shadow: one just computed, or a view of another."""
-        key = _key(x)
+        key = address(x)
         cell = self._cells.get(key) if key is not None else None
         if cell is None or cell.flat is None:
             self._views[x] = shadow
@@ -83,11 +89,13 @@ class Memory:
             self._purge()
             layout = (x.shape, x.stride(), int(x.storage_offset()))
             uniform = uniform or x.numel() == 0
-            self._cells[key] = Cell(layout, shadow, uniform, x.element_size())
+            self._cells[key] = Cell(
+                layout, shadow, uniform, x.element_size(), StorageWeakRef(x.untyped_storage())
+            )
 
     def write(self, x: Tensor, shadow: Shadow) -> None:
         """Record that a tensor was overwritten in place; all views of its storage see it."""
-        key = _key(x)
+        key = address(x)
         cell = self._cells.get(key) if key is not None else None
         if key is None:
             self._views[x] = shadow.expand(x.shape)
@@ -105,20 +113,20 @@ class Memory:
 
     def is_written(self, x: Tensor) -> bool:
         """Return whether the storage of a tensor was written in place, so that views are read."""
-        key = _key(x)
+        key = address(x)
         cell = self._cells.get(key) if key is not None else None
         return cell is not None and cell.flat is not None
 
     def replace(self, x: Tensor, shadow: Shadow) -> None:
         """Forget what was known of a tensor whose storage was exchanged or resized."""
-        key = _key(x)
+        key = address(x)
         if key is not None:
             self._cells.pop(key, None)
         self.put(x, shadow)
 
     def forget_layout(self, x: Tensor) -> None:
         """Prepare for an operation that changes the shape of a tensor in place."""
-        key = _key(x)
+        key = address(x)
         if key is None:
             return
         self.get(x)
@@ -151,7 +159,7 @@ class Memory:
     def _purge(self) -> None:
         if len(self._cells) < self._limit:
             return
-        self._cells = {key: cell for key, cell in self._cells.items() if not key.expired()}
+        self._cells = {key: cell for key, cell in self._cells.items() if not cell.storage.expired()}
         self._limit = 2 * len(self._cells) + PURGE
 
 
@@ -159,9 +167,10 @@ def _first(shadow: Shadow) -> tuple[int, bool]:
     return int(shadow.latest.reshape(-1)[0]), bool(shadow.known.reshape(-1)[0])
 
 
-def _key(x: Tensor) -> StorageWeakRef | None:
+def address(x: Tensor) -> int | None:
+    """Return the address of a storage; a cell keeps it from being used again."""
     try:
-        return StorageWeakRef(x.untyped_storage())
+        return x.untyped_storage()._cdata  # noqa: SLF001 - the identity of a storage
     except (NotImplementedError, RuntimeError):
         return None
 
