@@ -84,7 +84,9 @@ class Case:
     pattern: str = ""
     ahead: int | None = None
 
-    def audit(self, probes: tuple[str, ...] = tuple(PROBES)) -> Report:
+    def audit(
+        self, probes: tuple[str, ...] = tuple(PROBES), *, moments: int = 2, seed: int = 0
+    ) -> Report:
         return audit_pipeline(
             self.function,
             self.table(),
@@ -92,7 +94,8 @@ class Case:
             form=self.form,
             beside=self.beside,
             probes=probes,
-            moments=2,
+            moments=moments,
+            seed=seed,
         )
 
 

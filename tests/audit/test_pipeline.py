@@ -29,7 +29,14 @@ from audit.pipeline_cases import (
 )
 
 from kt_forecast.audit import LeakError
-from kt_forecast.audit.pipeline import PROBES, PipelineError, audit_pipeline, replay, rows
+from kt_forecast.audit.pipeline import (
+    PROBES,
+    PipelineError,
+    audit_pipeline,
+    replay,
+    rows,
+    rows_ahead,
+)
 
 
 def named(cases):
@@ -149,6 +156,28 @@ def test_a_function_that_needs_its_order_is_told_so():
     report = audit_pipeline(by_position, answers(), TRACING, moments=2)
     assert report.verdict == "unproven"
     assert sum("in the order given only" in c for c in report.scope["conditions"]) == 2
+
+
+def test_reach_is_counted_in_rows_and_time():
+    table = loads()
+
+    def ahead(by):
+        return lambda d: d[["unique_id", "ds"]].assign(f=d.groupby("unique_id")["y"].shift(by))
+
+    far = rows_ahead(ahead(-5), table, SERIES, "f", row=20)
+    assert (far.rows, far.own) == (5, True)
+    assert far.time == pd.Timedelta("5h").value
+    assert rows_ahead(ahead(5), table, SERIES, "f", row=20) is None
+    with pytest.raises(PipelineError, match="returns no g"):
+        rows_ahead(ahead(5), table, SERIES, "g", row=20)
+
+
+def test_a_feature_that_nothing_moves_is_left_open():
+    def hour(d):
+        return d[["unique_id", "ds"]].assign(hour=d["ds"].dt.hour)
+
+    report = audit_pipeline(hour, loads(), SERIES, moments=2)
+    assert any(reason.startswith("hour: no replacement") for reason in report.scope["open"])
 
 
 def test_a_captured_table_is_named():

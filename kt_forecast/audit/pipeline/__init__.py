@@ -7,14 +7,17 @@ must not move is compared. Needs numpy, and pandas or polars only where the tabl
 
 from kt_forecast.audit.pipeline.contract import PipelineError, Rows, rows
 from kt_forecast.audit.pipeline.probes import PROBES
-from kt_forecast.audit.pipeline.search import PipelineFinding, audit_pipeline, replay
+from kt_forecast.audit.pipeline.reach import Reach
+from kt_forecast.audit.pipeline.search import PipelineFinding, audit_pipeline, replay, rows_ahead
 
 __all__ = [
     "PROBES",
     "PipelineError",
     "PipelineFinding",
+    "Reach",
     "Rows",
     "audit_pipeline",
     "replay",
     "rows",
+    "rows_ahead",
 ]

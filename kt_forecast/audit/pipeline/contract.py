@@ -79,7 +79,7 @@ class Rows:
         if missing:
             raise PipelineError(
                 f"the contract names {', '.join(missing)}, which {where} lacks; "
-                f"its columns are {', '.join(columns)}"
+                f"its columns are {', '.join(columns)} (an index is no column: reset_index first)"
             )
 
 

@@ -15,6 +15,8 @@ MOST = 0.6
 """Share of earlier rows that move where a statistic of all rows is used."""
 HALF = 0.5
 """Share of later rows that a value needs where a statistic of all rows is used."""
+NEAR = 3
+"""Later rows that windows and shifts of a few rows read."""
 COARSE = 0.75
 """Share of rows below which a result is taken to be of bins of rows."""
 VICTIMS, TRIED = 2, 6
@@ -151,7 +153,10 @@ def _valued(
     over_border = bool(measured) and not any(r.own for r in measured)
     if share <= MOST and over_border and not _reads_past(search, hit):
         return "order of rows"
-    if share > MOST or any(r.share > HALF for r in measured):
+    wide = share > MOST or any(r.share > HALF for r in measured)
+    # Bin edges and codes move few rows, but from afar.
+    distant = not measured or any(r.rows > NEAR for r in measured)
+    if wide or (distant and _of_order_or_kind(search, hit, inputs)):
         return _statistic(search, hit, inputs)
     if _only_missing(search, hit, inputs):
         return _filled(search, hit)
@@ -167,16 +172,25 @@ def _statistic(search: Search, hit: Hit, inputs: tuple[str, ...]) -> str:
     main = search.world[MAIN]
     if main.contract.target in inputs:
         return "target encoding"
-    named = [i for i in inputs if i in main.frame.names]
-    if any(plain(main.frame.values(i)).dtype == object for i in named) or _same_counts(
-        search, hit, inputs
-    ):
+    if _of_kinds(search, hit, inputs):
         return "codes or frequencies"
     if not _reads_past(search, hit):
         return "reversed recursion"
     if _monotone(search, hit, inputs):
         return "ranks or quantiles"
     return f"statistic of {'an entity' if _alone(search, hit) else 'the table'}"
+
+
+def _of_order_or_kind(search: Search, hit: Hit, inputs: tuple[str, ...]) -> bool:
+    return _of_kinds(search, hit, inputs) or _monotone(search, hit, inputs)
+
+
+def _of_kinds(search: Search, hit: Hit, inputs: tuple[str, ...]) -> bool:
+    """Say whether an input is of kinds rather than amounts."""
+    frame = search.world[MAIN].frame
+    named = [i for i in inputs if i in frame.names]
+    text = any(plain(frame.values(i)).dtype == object for i in named)
+    return text or _same_counts(search, hit, inputs)
 
 
 def _filled(search: Search, hit: Hit) -> str:

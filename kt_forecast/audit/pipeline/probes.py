@@ -226,8 +226,9 @@ class Search:
     def _mutate(self) -> Iterator[Trial]:
         for rows, why in self._rows():
             for moment in self.moments:
-                for kind in KINDS:
-                    yield Trial(Change("mutate", kind, moment, self.seed, rows=rows), open=why)
+                for number, kind in enumerate(KINDS):
+                    change = Change("mutate", kind, moment + number % 2, self.seed, rows=rows)
+                    yield Trial(change, open=why)
 
     def _times(self) -> Iterator[Trial]:
         rows: Rows = "others" if self.splits else "all"
@@ -318,6 +319,16 @@ class Search:
         if not same_draws or change.kind in {"null", "drop"}:
             names = names - self.random
         return names
+
+    def moved_by_nothing(self) -> set[str]:
+        """Return the features that stay even when every value of every row is replaced."""
+        still = set(self.judged) - {hit.name for hit in self.hits}
+        for kind in ("redraw", "permute"):
+            try:
+                still -= self.outcome(Change("power", kind, seed=self.seed)).moved.keys()
+            except Exception:  # noqa: BLE001, S112  (what cannot run shows nothing)
+                continue
+        return still
 
     def outcome(self, change: Change, first: Change | None = None) -> Comparison:
         """Make a change, run, and compare what must not have moved."""

@@ -9,12 +9,13 @@ import numpy as np
 
 from kt_forecast.audit.pipeline.association import EXACT, associations
 from kt_forecast.audit.pipeline.changes import Change, described
-from kt_forecast.audit.pipeline.compare import COLUMNS, FITTED, PRESENCE
-from kt_forecast.audit.pipeline.contract import Rows
+from kt_forecast.audit.pipeline.compare import COLUMNS, FITTED, PRESENCE, Moved
+from kt_forecast.audit.pipeline.contract import PipelineError, Rows
 from kt_forecast.audit.pipeline.diagnose import Diagnosis, diagnose
 from kt_forecast.audit.pipeline.frames import is_table, ticks
-from kt_forecast.audit.pipeline.output import Form, Output, Pipeline
+from kt_forecast.audit.pipeline.output import Form, Pipeline
 from kt_forecast.audit.pipeline.probes import LATER, PROBES, Hit, Record, Search
+from kt_forecast.audit.pipeline.reach import Reach, reach
 from kt_forecast.audit.pipeline.repair import REPAIRS
 from kt_forecast.audit.pipeline.splits import Fault, compare_splits, duplicates_inside
 from kt_forecast.audit.pipeline.world import MAIN, build
@@ -136,6 +137,40 @@ def replay(
     first = _restored(stored["first"]) if stored.get("first") else None
     moved = search.outcome(_restored(stored["change"]), first).moved.get(stored["output"])
     return moved.effect if moved else 0.0
+
+
+def rows_ahead(
+    function: Callable[..., Any],
+    table: Any,  # noqa: ANN401
+    contract: Rows,
+    output: str,
+    *,
+    row: int,
+    beside: Mapping[str, tuple[Any, Rows]] | None = None,
+) -> Reach | None:
+    """Bisect how many later rows, and how much time, one value of a feature needs.
+
+    Args:
+        function: from a table to features.
+        table: see `audit_pipeline`.
+        contract: when its cells are known.
+        output: the feature.
+        row: number of the row in the table, from 0.
+        beside: other tables that the function joins.
+
+    Returns:
+        The reach, or None where the value is the same without any later row.
+
+    Raises:
+        PipelineError: the function returns no such feature for that row.
+    """
+    world = build(table, contract, beside or {})
+    search = Search(Pipeline(function, world, "features"), moments=1, seed=0)
+    places = np.flatnonzero(search.base.row == row)
+    if not len(places) or output not in search.base.columns:
+        raise PipelineError(f"the function returns no {output} for row {row}")
+    whole = Moved(places, 0.0, 0.0)
+    return reach(search, Hit(output, whole, Change("truncate")), int(places[0]))
 
 
 def _restored(stored: Mapping[str, Any]) -> Change:
@@ -339,9 +374,10 @@ def _open(search: Search, function: Callable[..., Any]) -> list[str]:
             found.append(f"{record.probe}: failed in {times} runs ({reason})")
         if record.ran and not record.rows_compared:
             found.append(f"{record.probe}: no row could be compared")
-    moved = {h.name for h in search.hits}
-    still = [n for n in sorted(search.judged - moved) if _constant(search.base, n)]
-    found += [f"{name}: constant in this table, nothing could move" for name in still]
+    found += [
+        f"{name}: no replacement moves it (constant, of time and key only, or from elsewhere)"
+        for name in sorted(search.moved_by_nothing())
+    ]
     found += [
         f"{name}: a table the function reads by itself was not varied"
         for name in _captured(function)
@@ -349,10 +385,6 @@ def _open(search: Search, function: Callable[..., Any]) -> list[str]:
     if search.splits and search.pipeline.form == "features":
         found.append("features of training rows may be fitted on all training rows")
     return found
-
-
-def _constant(base: Output, name: str) -> bool:
-    return len(set(base.columns[name].astype(str).tolist())) < 2
 
 
 def _captured(function: Callable[..., Any]) -> list[str]:

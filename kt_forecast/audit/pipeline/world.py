@@ -78,6 +78,8 @@ def build(table: Any, contract: Rows, beside: Mapping[str, tuple[Any, Rows]]) ->
         PipelineError: a table has no rows or no column of that name, or a time is missing.
     """
     frame = Frame(table)
+    if len(set(frame.names)) < len(frame.names):
+        raise PipelineError("the table has two columns of one name; rename them")
     contract.check(frame.names, "the table")
     if not len(frame):
         raise PipelineError("the table has no rows")
