@@ -445,6 +445,24 @@ def test_a_finite_mask_is_a_condition_that_names_it(value):
     assert "test_dependency.py" in found.conditions[0]
 
 
+def test_a_low_number_that_is_no_score_hides_nothing():
+    found = tracked(lambda x: F.relu(x.sum(1, keepdim=True) - 1e5 * torch.ones(T, 1)) + x)
+    assert found.outputs["output"].amax((0, 2)).tolist() == ALL
+    assert found.conditions == []
+
+
+def test_a_weak_mask_that_is_added_is_a_condition():
+    low = torch.zeros(T, T).masked_fill(~PAST, -1e9)
+    for call in (
+        lambda x: attended(x, (scores(x) + low).softmax(-1)),
+        lambda x: attended(x, torch.baddbmm(low, x, x.mT).double().softmax(-1).float()),
+        lambda x: attended(x, (scores(x)[:, None] + low).add_(1.0).softmax(-1)[:, 0]),
+    ):
+        found = tracked(call)
+        assert found.outputs["output"].amax((0, 2)).tolist() == CAUSAL
+        assert len(found.conditions) == 1
+
+
 def test_a_weak_mask_is_none():
     found = tracked(masked_at(-10.0))
     assert found.outputs["output"].amax((0, 2)).tolist() == ALL

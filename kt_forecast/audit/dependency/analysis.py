@@ -117,7 +117,8 @@ def track(  # noqa: PLR0913 - each is a choice of its own, with a default
     conditions = [f"input {name} keeps its values" for name in constants]
     if strict.tracker.weak_masks:
         second = _Pass(asked, WEAK)
-        if any(bool((second.labels[p] < strict.labels[p]).any()) for p in strict.labels):
+        fewer = any(bool((second.labels[p] < strict.labels[p]).any()) for p in strict.labels)
+        if fewer and not second.tracker.misused:
             found = second
             conditions += [
                 f"scores stay above the finite mask {value:g} ({where})"

@@ -48,6 +48,10 @@ class Run(ABC):
         """Record that a finite mask is all that hides something."""
 
     @abstractmethod
+    def hides(self, x: Tensor) -> None:
+        """Record that elements of a result were taken for masks although something was added."""
+
+    @abstractmethod
     def routed(self, rank: int, what: str) -> None:
         """Record that computed indices were taken as fixed."""
 
@@ -121,6 +125,12 @@ class Call:
         if bool(weak.any()):
             self.run.weak_mask(float(x[weak.expand(x.shape)].max()))
         return known & (x <= self.run.mask_at_most)
+
+    def hidden(self, constant: Tensor) -> None:
+        """Record that a finite mask hides what a sum or choice would otherwise depend on."""
+        if self.run.mask_at_most > STRUCTURAL and bool(constant.any()):
+            for out in self.outs:
+                self.run.hides(out)
 
     def mixed(self) -> Shadow:
         """Return what depends on everything that went in."""

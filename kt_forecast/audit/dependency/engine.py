@@ -49,6 +49,15 @@ RESHAPES = {
 }
 """Views that are read from the storage: by strides of their own, or of the tensor itself."""
 
+MOVES = {"_to_copy", "clone", "cat", "stack", "copy", "copy_", "_unsafe_view", "constant_pad_nd"}
+"""Operations that hand on scores as they are."""
+
+SCORES = {"add", "sub", "rsub", "where", "masked_fill", "baddbmm", "addmm"}
+"""Operations that compute scores from scores."""
+
+WEIGHS = {"_softmax", "_safe_softmax", "_log_softmax", "exp", "amax", "max", "topk", "sort"}
+"""Operations to which a score far below all others is as good as none."""
+
 RESIZES = {"resize_", "resize_as_"}
 """In place, and the storage is another one afterwards."""
 
@@ -113,6 +122,8 @@ class Tracker(TorchDispatchMode, Run):
         self._before: list[Tensor] = []
         self._old: set[int] = set()
         self._muted = 0
+        self._hiding: set[int] = set()
+        self.misused: dict[str, None] = {}
         parameters = list(model.parameters()) if model is not None else []
         self._learned = {address(x) for x in (*parameters, *changing)} - {None}
 
@@ -144,6 +155,25 @@ class Tracker(TorchDispatchMode, Run):
     def weak_mask(self, value: float) -> None:
         """Record a finite mask."""
         self.weak_masks.setdefault(value, source())
+
+    def hides(self, x: Tensor) -> None:
+        """Record that a finite mask hides what elements of a tensor depend on."""
+        where = address(x)
+        if where is not None:
+            self._hiding.add(where)
+
+    def _used(self, call: Call, plan: Plan) -> None:
+        """See to it that scores hidden by finite masks are only weighed against other scores."""
+        if not self._hiding or plan.views:
+            return
+        if not any(address(x) in self._hiding for x in call.tensors):
+            return
+        name = plan.name.rstrip("_") if plan.name.endswith("_") else plan.name
+        if name in MOVES | SCORES:
+            for x in call.outs:
+                self.hides(x)
+        elif name not in WEIGHS:
+            self.misused[f"{plan.name} at {source()}"] = None
 
     def routed(self, rank: int, what: str) -> None:
         """Record that the indices of an operation were taken as fixed."""
@@ -270,6 +300,7 @@ class Tracker(TorchDispatchMode, Run):
         except (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError) as error:
             self.note(f"the rule of {plan.name} failed and it was taken to mix all: {error}")
             found = None
+        self._used(call, plan)
         if plan.in_place:
             self._overwrite(call, plan, found, args, kwargs)
             return out

@@ -70,6 +70,7 @@ def _sum(call: Call) -> Result:
         constant = constant.to(b.device) | call.masked(b)
     if isinstance(b, Tensor) and name == "sub" and call["alpha"] == 1:
         constant = constant.to(b.device) | _negative_mask(call, b)
+    call.hidden(constant)
     return decided(found, constant)
 
 
@@ -111,7 +112,9 @@ def choose(call: Call, condition: Given, yes: Given, no: Given) -> Shadow:
         exact = torch.where(taken.bool(), a.latest.to(b.latest.dtype), b.latest)
         constant = known & torch.where(taken.bool(), a.known, b.known)
         either = Shadow(torch.where(known, exact, either.latest), constant)
-    return decided(either, _low(call, left, a) & _low(call, right, b))
+    low = _low(call, left, a) & _low(call, right, b)
+    call.hidden(low)
+    return decided(either, low)
 
 
 def _seen(call: Call, x: Given) -> tuple[Value, Shadow]:

@@ -120,7 +120,11 @@ def _added_product(call: Call) -> Result:
     if call.name.__name__.rstrip("_") == "addbmm":
         return call.mixed()
     found = join(_multiplied(call, a, b), call.shadow(x))
-    return decided(found, call.masked(x)) if call["beta"] == 1 else unknown(found.latest)
+    if call["beta"] != 1:
+        return unknown(found.latest)
+    masked = call.masked(x)
+    call.hidden(masked)
+    return decided(found, masked)
 
 
 @rule("addr", "ger", "outer")
