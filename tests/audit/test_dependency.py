@@ -367,6 +367,9 @@ HONEST = {
     "steps written one by one": written_step_by_step,
     "values clipped in place": clipped_in_place,
     "products cut by a triangle": cut_and_multiplied,
+    "nearest of the past": lambda x: (
+        x + torch.cdist(x, x).masked_fill(~PAST, torch.inf).amin(-1, keepdim=True)
+    ),
     "token choice routing": token_choice,
     "closed constant gate": Gated(),
     "chunked scan": chunked,
@@ -378,6 +381,7 @@ HONEST = {
     "distributions that check their values": lambda x: torch.distributions.Normal(
         x, x.exp(), validate_args=True
     ).log_prob(x),
+    "floor division of a number": lambda x: torch.floor_divide(3, x),
     "floor division": lambda x: (x * 10).floor_divide(3),
     "vmap": torch.vmap(lambda row: row.cumsum(0)),
     "printing": lambda x: x + len(f"{x}") * 0,

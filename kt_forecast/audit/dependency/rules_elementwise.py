@@ -184,7 +184,7 @@ def _zero(call: Call) -> Result:  # noqa: ARG001 - a rule takes its call
 )
 def _together(call: Call) -> Result:
     found = call.joined()
-    if call.out.shape == call.args[0].shape:
+    if call.out.shape == found.latest.shape or call.out.ndim == found.latest.ndim > 0:
         return found
     return call.mixed() if call.out.ndim == 0 else unknown(found.latest)
 

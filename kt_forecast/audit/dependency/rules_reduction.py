@@ -28,8 +28,6 @@ def reduced(call: Call, axes: list[int], shadow: Shadow) -> Shadow:
     "std",
     "var_mean",
     "std_mean",
-    "amin",
-    "argmin",
     "median",
     "nanmedian",
     "mode",
@@ -43,12 +41,11 @@ def _reduced(call: Call) -> Result:
     return reduced(call, call.axes("dim", x), call.shadow(x))
 
 
-@rule("amax", "argmax", "logsumexp")
-def _greatest(call: Call) -> Result:
+@rule("amax", "argmax", "logsumexp", "amin", "argmin")
+def _outermost(call: Call) -> Result:
     """What is known to be masked cannot be the greatest, if anything else is there."""
     x = call.args[0]
-    axes = call.axes("dim", x)
-    return reduced(call, axes, _unmasked(call, x))
+    return reduced(call, call.axes("dim", x), _unmasked(call, x, lowest=_seeks_least(call)))
 
 
 @rule("max", "min")
@@ -57,14 +54,17 @@ def _extreme(call: Call) -> Result:
     if len(call.args) > 1 and isinstance(call.args[1], Tensor):
         return join(call.shadow(x), call.shadow(call.args[1]))
     axes = call.axes("dim", x)
-    shadow = _unmasked(call, x) if call.name.__name__ == "max" else call.shadow(x)
-    return reduced(call, axes, shadow)
+    return reduced(call, axes, _unmasked(call, x, lowest=_seeks_least(call)))
 
 
-def _unmasked(call: Call, x: Tensor) -> Shadow:
-    """Return a shadow in which masks do not count as known, for a row of masks is one."""
+def _seeks_least(call: Call) -> bool:
+    return call.name.__name__ in {"min", "amin", "argmin"}
+
+
+def _unmasked(call: Call, x: Tensor, *, lowest: bool = False) -> Shadow:
+    """Return a shadow without what masked elements depend on; masks of a minimum are high."""
     shadow = call.shadow(x)
-    masked = call.masked(x)
+    masked = call.masked(-x if lowest and x.is_floating_point() else x, shadow)
     if not bool(masked.any()):
         return shadow
     return Shadow(shadow.latest.masked_fill(masked, NONE), shadow.known)
