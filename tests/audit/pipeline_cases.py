@@ -17,7 +17,7 @@ from kt_forecast.audit.pipeline import PROBES, Rows, audit_pipeline, rows
 from kt_forecast.audit.report import Report
 
 S, T, X, Y, K, D = "student", "seconds", "pace", "response", "skill", "elapsed"
-STUDENTS, STEPS = 6, 24
+STUDENTS, STEPS = 5, 22
 
 
 @cache
@@ -523,7 +523,7 @@ def noisy(d: pd.DataFrame) -> pd.DataFrame:
 
 
 def needs_many(d: pd.DataFrame) -> pd.DataFrame:
-    if len(d) < 120:
+    if len(d) < 80:
         raise ValueError("too few rows")
     return lag(d)
 
