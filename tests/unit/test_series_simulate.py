@@ -23,7 +23,7 @@ def test_the_embedded_sample_is_the_simulation_of_its_defaults(tmp_path, monkeyp
     again, embedded = (pl.read_csv(path) for path in (tmp_path / "demand.csv.gz", kept))
     assert again.equals(embedded)
     table = load("series_sample")
-    assert (table.n_series, table.n_rows, table.frequency.text) == (12, 12 * 60 * 24, "1h")
+    assert (table.n_series, table.n_rows, table.frequency.text) == (12, 12 * 90 * 24, "1h")
     assert table.future_names == ("temperature", "holiday")
     assert table.static_names == ("building=home", "building=office", "building=shop")
     assert table.notes == ()

@@ -35,6 +35,7 @@ _DAY_HOURS = 24
 _MONDAY = 0
 _HEATING_BELOW = 13.0
 _COOLING_ABOVE = 21.0
+_MILD = 17.0
 _BUILDINGS = {
     # hours of the two peaks, weight of the second, how much is left on a day off, heating, cooling
     "home": (7.0, 19.0, 1.2, 1.15, 0.055, 0.030),
@@ -56,7 +57,7 @@ class SeriesSimulation(Config):
     """
 
     series: int = Field(12, ge=1)
-    days: int = Field(60, ge=14)
+    days: int = Field(90, ge=14)
     weather: float = Field(6.0, ge=0.0)
     noise: float = Field(0.06, ge=0.0)
     holidays: float = Field(0.12, ge=0.0, lt=1.0)
@@ -107,9 +108,8 @@ def _temperatures(settings: SeriesSimulation, draw: np.random.Generator, hour: I
     """Return the temperature where each series is: fronts for all, a little of its own."""
     shared = _wandering(len(hour), 18.0, draw) * settings.weather
     daily = 4.0 * np.sin(2 * np.pi * (hour - 9) / _DAY_HOURS)
-    season = 12.0 + 8.0 * hour / len(hour)
     own = [_wandering(len(hour), 24.0, draw) * settings.weather / 3 for _ in range(settings.series)]
-    return season + daily + shared + np.stack(own)
+    return _MILD + daily + shared + np.stack(own)
 
 
 def _demand(
