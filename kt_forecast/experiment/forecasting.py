@@ -349,6 +349,8 @@ def _finish(
 
 def _describe(table: SeriesTable, say: Say) -> None:
     series = "1 series" if table.n_series == 1 else f"{table.n_series:,} series"
-    say(f"{table.name}: {table.n_rows:,} rows of {series}, every {table.frequency.text}")
+    in_order = table.frequency.kind == "order"
+    step = "taken in their order" if in_order else f"every {table.frequency.text}"
+    say(f"{table.name}: {table.n_rows:,} rows of {series}, {step}")
     for note in table.notes:
         say(f"note: {note}")
