@@ -329,7 +329,7 @@ def test_scores_are_of_students_it_was_not_trained_on(table):
 
 def test_the_package_gives_its_names_when_they_are_used():
     assert kt_forecast.KnowledgeTracer is KnowledgeTracer
-    assert kt_forecast.load is load
+    assert callable(kt_forecast.load)
     assert callable(kt_forecast.audit.audit)
     assert set(kt_forecast.__all__) <= set(dir(kt_forecast))
     with pytest.raises(AttributeError, match="nothing"):
