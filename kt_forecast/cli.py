@@ -5,6 +5,7 @@ Only typer is imported at the top; what a command needs is imported when it runs
 """
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -133,6 +134,8 @@ def main() -> None:
     Raises:
         OSError: the machine failed in a way that no other name of a file would mend.
     """
+    # Threads that spin while they wait for each other starve on a machine that has other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except InputError as error:
