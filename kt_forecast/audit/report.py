@@ -1,10 +1,26 @@
-"""What an audit found, in words, as JSON, and as an exception."""
+"""What an audit found: verdict, scope, findings; in words, as JSON, JUnit, a page, an exception."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import date
+from pathlib import Path
 from typing import Any, Literal
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kt_forecast.audit.dependency import Link
+from kt_forecast.audit.nest import calling
+from kt_forecast.audit.replacing import change_of
+from kt_forecast.audit.running import Runner, Setting
 
 Verdict = Literal["proved", "conditional", "unproven", "leak"]
+
+LEAKS: Verdict = "leak"
+SHOWN_TENSOR = 8
+"""Numbers of a tensor that a JSON report holds."""
 
 
 class LeakError(AssertionError):
@@ -12,16 +28,109 @@ class LeakError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One way in which the future gets in.
+class Counterexample:
+    """Two batches alike in all that an output may depend on, at which it differs.
 
     Attributes:
-        input: name of the input that leaked.
-        output: name of the output that moved.
-        ticks: how far beyond the moment of need the input reached, at most.
+        before: the batch, by input.
+        after: the same with what is known too late replaced.
+        output: path of the output that moves.
+        place: index of the element that moves most.
+        effect: by how much.
+        moment: after which everything was replaced.
+        kind: of replacement.
+        setting: mode, weights and path of the run.
+        seed: of the random draws inside the model.
+        method: ``replacement``; ``length``, where ``after`` is the beginning of ``before``;
+            ``replay``, where ``after`` is the call in between; ``rows``; ``streaming``.
+    """
+
+    before: dict[str, Tensor] = field(repr=False)
+    after: dict[str, Tensor] = field(repr=False)
+    output: str
+    place: tuple[int, ...]
+    effect: float
+    moment: int
+    kind: str
+    setting: Setting
+    seed: int
+    method: str
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        place = ", ".join(map(str, self.place))
+        return f"{self.setting}; {self.kind} after moment {self.moment}; seen at [{place}]"
+
+    def replay(self, model: Any, call: Any = None) -> float:  # noqa: ANN401 - module, callable
+        """Return how far the output moves when it is all done again.
+
+        Args:
+            model: the module that was audited.
+            call: as given to `audit`.
+        """
+        named = self.before
+        batch = named["input"] if set(named) == {"input"} else named
+        runner = Runner(model, call or calling(model, batch), self.seed)
+        if self.method == "replay":
+            with runner.held(self.setting):
+                first = runner.run(self.before, self.setting)
+                runner.run(self.after, self.setting)
+                second = runner.run(self.before, self.setting)
+        else:
+            first = runner(self.before, self.setting)
+            second = runner(self.after, self.setting)
+        was, now = (outputs[self.output][self.place] for outputs in (first, second))
+        return float(change_of(now, was))
+
+    def save(self, path: Path) -> None:
+        """Write it to an ``.npz`` file without code in it."""
+        facts = {
+            "output": self.output,
+            "place": self.place,
+            "effect": self.effect,
+            "moment": self.moment,
+            "kind": self.kind,
+            "seed": self.seed,
+            "method": self.method,
+            "setting": vars(self.setting),
+        }
+        arrays = {f"before/{k}": x.cpu().numpy() for k, x in self.before.items()}
+        arrays |= {f"after/{k}": x.cpu().numpy() for k, x in self.after.items()}
+        np.savez(path, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> "Counterexample":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            facts = json.loads(str(file["facts"]))
+            both: dict[str, dict[str, Tensor]] = {"before": {}, "after": {}}
+            for key in file.files:
+                side, _, name = key.partition("/")
+                if side in both:
+                    both[side][name] = torch.from_numpy(file[key])
+        setting, place = Setting(**facts.pop("setting")), tuple(facts.pop("place"))
+        before, after = both["before"], both["after"]
+        return cls(before=before, after=after, setting=setting, place=place, **facts)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One way in which information gets in that could not be had.
+
+    Attributes:
+        input: name of the input that leaked; ``another row``, where rows see each other.
+        output: path of the output that moved.
+        ticks: how far beyond the moment of need the input reached.
         effect: largest change of the output.
         method: how it was found.
-        counterexample: the mode, row and moment to reproduce it.
+        counterexample: what reproduces it, a `Counterexample` of models; None for what only
+            tracking has shown.
+        module: where it enters: qualified name and class of the submodule; empty if not known.
+        op: the operation.
+        source: file and line.
+        chain: the way from input to output.
+        pattern: name of a known mistake, where the evidence says so.
+        repair: what to do about that.
     """
 
     input: str
@@ -29,14 +138,66 @@ class Finding:
     ticks: int
     effect: float
     method: str
-    counterexample: dict[str, Any]
+    counterexample: Any = None
+    module: str = ""
+    op: str = ""
+    source: str = ""
+    chain: tuple[Link, ...] = ()
+    pattern: str = ""
+    repair: str = ""
+
+    @property
+    def place(self) -> str:
+        """Say where it enters."""
+        where = f"{self.module}: {self.op}" if self.module else self.op
+        return f"{where} at {self.source}" if self.source else where
 
     def __str__(self) -> str:
         """Say it in one sentence."""
+        enters = f", enters at {self.place}" if self.op else ""
+        pattern = f" ({self.pattern})" if self.pattern else ""
+        if self.counterexample is None:
+            late = f"{self.ticks} ticks too late"
+            return f"{self.output} may depend on {self.input} {late}{enters}{pattern}"
         return (
             f"{self.output} moves by up to {self.effect:.3g} when {self.input} known up to "
-            f"{self.ticks} ticks too late is replaced ({self.method}, {self.counterexample})"
+            f"{self.ticks} ticks too late is replaced{enters}{pattern} "
+            f"({self.method}: {self.counterexample})"
         )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of an audit.
+
+    Attributes:
+        name: of the stage.
+        outcome: ``proved``, ``passed``, ``found``, ``open``, ``skipped`` or ``failed``.
+        detail: what was covered, or why it was not.
+        seconds: that it took.
+    """
+
+    name: str
+    outcome: str
+    detail: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What outputs depend on, as a map of moments by moments.
+
+    Attributes:
+        needed: moments of outputs, one a row; several share a row where there are many.
+        known: moments of inputs, one a column.
+        reach: for each row the latest moment that tracking allows for; None without tracking.
+        measured: largest change of a row's outputs when a column's inputs alone are replaced.
+    """
+
+    needed: tuple[int, ...]
+    known: tuple[int, ...]
+    reach: tuple[int | None, ...]
+    measured: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -44,15 +205,28 @@ class Report:
     """The outcome of an audit.
 
     Attributes:
-        verdict: ``leak``: a counterexample stands in ``findings``; ``unproven``: none was found by
-            the methods in ``scope``, which sample and therefore cannot prove that there is none.
-        scope: what was run: contract, methods, modes, moments, what was not covered and why.
-        findings: the counterexamples, one for each guilty input.
+        verdict: ``leak``: a counterexample that replays stands in ``findings``; ``unproven``: none
+            was found and ``reasons`` say what stands against a proof; ``conditional``: proved as
+            long as ``conditions`` hold; ``proved``: no output depends on what it may not, in
+            ``scope``.
+        scope: what the verdict holds for and what ran: contract, axes, lengths, modes, paths,
+            stages, what was not covered.
+        findings: the counterexamples, the largest effect first.
+        suspicions: what tracking could not exclude and no counterexample shows.
+        conditions: what a proof rests on.
+        reasons: why nothing is proved.
+        stages: what ran, what was skipped and why.
+        picture: for the page.
     """
 
     verdict: Verdict
     scope: dict[str, Any]
     findings: tuple[Finding, ...] = field(default=())
+    suspicions: tuple[Finding, ...] = field(default=())
+    conditions: tuple[str, ...] = field(default=())
+    reasons: tuple[str, ...] = field(default=())
+    stages: tuple[Stage, ...] = field(default=())
+    picture: Picture | None = field(default=None)
 
     def raise_for_leaks(self) -> None:
         """Do nothing, or raise.
@@ -63,16 +237,76 @@ class Report:
         if self.findings:
             raise LeakError("; ".join(str(finding) for finding in self.findings))
 
-    def to_json(self) -> str:
-        """Return the report as JSON."""
-        return json.dumps(asdict(self), indent=2)
-
     def summary(self) -> str:
         """Say the verdict in one sentence."""
+        trials = self.scope.get("trials", 0)
         if self.findings:
             return f"LEAKS: {self.findings[0]}"
-        trials = self.scope.get("trials", 0)
-        return (
-            f"no leak found in {trials} replacements of the future "
-            "(a search, not a proof: verdict unproven)"
-        )
+        if self.verdict == "proved":
+            followed = self.scope.get("operations", 0)
+            return f"proved: no output depends on what it may not ({followed} operations followed)"
+        if self.verdict == "conditional":
+            return f"conditional: proved as long as {'; '.join(self.conditions)}"
+        why = f": {'; '.join(self.reasons)}" if self.reasons else ""
+        return f"no leak found in {trials} replacements of the future, and unproven{why}"
+
+    def text(self) -> str:
+        """Return verdict, findings, stages and scope for a terminal."""
+        lines = [self.verdict.upper(), self.summary(), ""]
+        lines += [f"also: {finding}" for finding in self.findings[1:]]
+        lines += [f"repair: {f.repair}" for f in (*self.findings, *self.suspicions) if f.repair]
+        lines += [f"suspicion: {s}" for s in self.suspicions]
+        lines += [f"condition: {c}" for c in self.conditions]
+        lines += [f"{stage.name:14} {stage.outcome:8} {stage.detail}" for stage in self.stages]
+        lines += [f"{name}: {value}" for name, value in self.scope.items() if value not in ("", [])]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """Return the report as JSON; tensors of counterexamples are shortened."""
+        return json.dumps(_plain(self), indent=2)
+
+    def to_html(self) -> str:
+        """Return the report as one page that needs nothing else."""
+        from kt_forecast.audit.page import page
+
+        return page(self)
+
+    def to_junit(self, name: str = "audit") -> str:
+        """Return the report as JUnit XML: a case for each stage, and one for the verdict.
+
+        Args:
+            name: of the suite.
+        """
+        failed = self.verdict == LEAKS
+        suite = Element("testsuite", name=name, tests=str(len(self.stages) + 1))
+        for stage in self.stages:
+            case = SubElement(suite, "testcase", name=stage.name, classname=name)
+            case.set("time", f"{stage.seconds:.3f}")
+            if stage.outcome == "found":
+                SubElement(case, "failure", message=stage.detail)
+            elif stage.outcome in {"skipped", "failed"}:
+                SubElement(case, "skipped", message=stage.detail)
+        case = SubElement(suite, "testcase", name="verdict", classname=name)
+        if failed:
+            SubElement(case, "failure", message=self.summary()).text = self.text()
+        elif self.verdict == "unproven":
+            SubElement(case, "skipped", message=self.summary())
+        suite.set("failures", str(sum(len(c.findall("failure")) for c in suite)))
+        suite.set("timestamp", date.today().isoformat())
+        return tostring(suite, encoding="unicode")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any part of a report
+    if isinstance(value, Tensor):
+        first = value.detach().reshape(-1)[:SHOWN_TENSOR]
+        numbers = [float(x) if value.is_floating_point() else int(x) for x in first]
+        return {"shape": list(value.shape), "type": str(value.dtype), "first": numbers}
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

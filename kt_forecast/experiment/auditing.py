@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from kt_forecast.audit import Report, audit, kt
-from kt_forecast.audit.tracing import READ, audit_tracer
 from kt_forecast.sequences.batching import Pieces, chunks, collate
 from kt_forecast.sequences.interactions import Batch, StudentSequences
 from kt_forecast.tracer import Fitted
+from kt_forecast.tracer.auditing import READ, audit_tracer
 
 STUDENTS = 4
 STEPS = 32

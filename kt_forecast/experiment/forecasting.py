@@ -284,7 +284,7 @@ def estimated(recipe: ForecastRecipe) -> dict[str, Any]:
 
 def audited(fitted: Fitted, rows: SeriesRows) -> Report:
     """Return whether forecasts move when what could not be known changes, on training windows."""
-    from kt_forecast.audit.forecasting import audit_forecaster
+    from kt_forecast.forecaster.auditing import audit_forecaster
 
     series, horizon, mixing = rows.read_by(fitted), fitted.plan.horizon, fitted.plan.mixing
     low = rows.split.train_end * 0

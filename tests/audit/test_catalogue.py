@@ -9,36 +9,41 @@ from kt_forecast.audit import LeakError, audit
 
 LEAKS, HONEST = catalogue()
 
-TODAY = {None}
-"""What the auditor can do beyond the search by replacement, in the words of `NEEDS`."""
-
-PASSED_OVER = {
+NEEDS = {
     "dependency": "only following every operation shows what no replacement has drawn",
     "length": "the same steps at another length are to be compared",
     "replay": "a call, another call, and the first again are to be compared",
     "streaming": "the step form and the whole are to be compared",
-    "gradients": "the search records no gradients",
-    "compiled": "the search compiles nothing",
-    "autocast": "the search runs in the model's own precision",
+    "gradients": "gradients are to be recorded",
+    "compiled": "code that asks is to be told of a compiler",
+    "autocast": "it is to be run in half precision",
     "float64": "rounding is told from a leak by a run in double precision",
 }
-"""Why a file that needs more than the search is beyond it."""
+"""What an auditor must do beyond replacing the future, in the words of the files."""
+
+ORDER = ("unproven", "conditional", "proved")
+
+QUICK = 3
+"""One file of so many is audited by default; `make test-all` audits all of them."""
 
 
 def cases(names):
-    for name in names:
-        needs = getattr(load(name), "NEEDS", None)
-        beyond = pytest.mark.xfail(reason=PASSED_OVER.get(needs, ""), strict=True)
-        yield pytest.param(name, marks=() if needs in TODAY else beyond)
+    for i, name in enumerate(names):
+        special = hasattr(load(name), "NEEDS") or i % QUICK == 0
+        yield pytest.param(name, marks=() if special else pytest.mark.slow)
 
 
 def audited(name, *, honest):
-    return audit(*build(name, honest=honest), moments=2 if honest else 4)
+    return audit(*build(name, honest=honest), moments=4)
 
 
 @pytest.mark.parametrize("name", list(cases(LEAKS)))
 def test_a_planted_leak_is_found(name):
     report = audited(name, honest=False)
+    if getattr(load(name), "NEEDS", None) == "dependency":
+        assert report.verdict in {"leak", "unproven"}
+        assert report.findings or report.suspicions or report.reasons
+        return
     assert report.verdict == "leak"
     assert report.findings[0].effect > 0
     assert "LEAKS" in report.summary()
@@ -46,14 +51,18 @@ def test_a_planted_leak_is_found(name):
         report.raise_for_leaks()
 
 
-@pytest.mark.parametrize("name", LEAKS)
+@pytest.mark.parametrize("name", list(cases(LEAKS)))
 def test_its_honest_twin_is_not_accused(name):
-    assert audited(name, honest=True).findings == ()
+    report = audited(name, honest=True)
+    assert report.findings == (), report.summary()
+    assert report.verdict in ORDER
 
 
 @pytest.mark.parametrize("name", list(cases(HONEST)))
 def test_an_honest_model_is_not_accused(name):
-    assert audited(name, honest=True).findings == ()
+    report = audited(name, honest=True)
+    assert report.findings == (), report.summary()
+    assert report.verdict in ORDER
 
 
 def test_the_catalogue_is_as_large_as_promised():
@@ -66,7 +75,7 @@ def test_a_file_says_what_it_holds(name):
     module = load(name)
     assert module.WHAT
     assert len(module.WHAT.split()) > 4
-    assert getattr(module, "NEEDS", "dependency") in PASSED_OVER
+    assert getattr(module, "NEEDS", "dependency") in NEEDS
     assert getattr(module, "BEST", "proved") in {"proved", "conditional", "unproven"}
     assert (name in HONEST) != hasattr(module, "WHERE")
 

@@ -34,4 +34,4 @@ def test_a_free_clock_says_what_is_late():
     report = audit(Pick(), x, clock(known, needed))
     assert report.verdict == "leak"
     assert report.findings[0].ticks == 9
-    assert audit(Pick(), x, clock(known, needed + 9)).verdict == "unproven"
+    assert audit(Pick(), x, clock(known, needed + 9)).verdict == "proved"

@@ -1,6 +1,7 @@
 """All families of rules; importing this module registers them."""
 # ruff: noqa: F401 - a family is imported for the rules that it registers
 
+import kt_forecast.audit.dependency.rules_bags
 import kt_forecast.audit.dependency.rules_convolution
 import kt_forecast.audit.dependency.rules_elementwise
 import kt_forecast.audit.dependency.rules_indexing

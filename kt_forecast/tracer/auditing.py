@@ -2,15 +2,14 @@
 
 from dataclasses import replace
 
-import torch
+from torch import Tensor
 
-from kt_forecast.audit.contract import kt
-from kt_forecast.audit.replacement import audit
-from kt_forecast.audit.report import Report
+from kt_forecast.audit import Report, audit, kt
 from kt_forecast.sequences.interactions import Batch
 from kt_forecast.tasks.knowledge_tracing import Tracer
 
 READ = ("question", "concepts", "seconds", "response", "extras")
+"""Fields of a batch that a prediction may use, each at its moment."""
 
 
 def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
@@ -29,8 +28,9 @@ def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
     inputs = {name: getattr(here, name) for name in READ}
     inputs = {name: x for name, x in inputs.items() if x.numel()}
 
-    def call(changed: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits, _ = tracer(replace(here, **changed))  # type: ignore[arg-type]
-        return logits.masked_fill(~here.real, 0.0)
+    def call(changed: dict[str, Tensor]) -> Tensor:
+        first = here.steps(0, changed["question"].shape[1])
+        logits, _ = tracer(replace(first, **changed))  # type: ignore[arg-type]
+        return logits.masked_fill(~first.real, 0.0)
 
     return audit(tracer, inputs, kt(here.event), call=call, moments=moments)

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kt_forecast.audit.contract import forecast
-from kt_forecast.audit.replacement import audit
-from kt_forecast.audit.report import Report
+from kt_forecast.audit import Contract, Report, audit, clock
 from kt_forecast.sequences.series import WindowBatch
 from kt_forecast.tasks.forecasting import SeriesForecaster
 
 READ = ("values", "past")
+"""Fields of a batch that are known step by step; the others are known in advance."""
+
 BOTH = ("evaluation", "training")
 
 
@@ -44,7 +44,8 @@ def audit_forecaster(model: Any, batch: WindowBatch, *, moments: int = 16) -> Re
         return model(replace(here, **changed).window, origins=count)  # type: ignore[arg-type]
 
     modes = BOTH if task.dense else BOTH[:1]
-    return audit(model, inputs, forecast(first), call=call, modes=modes, moments=moments)
+    contract = _from_origins(inputs, first)
+    return audit(model, inputs, contract, call=call, modes=modes, moments=moments)
 
 
 def _audit_predictor(model: Any, batch: WindowBatch, moments: int) -> Report:  # noqa: ANN401
@@ -57,13 +58,22 @@ def _audit_predictor(model: Any, batch: WindowBatch, moments: int) -> Report:  #
             parts.append(found.quantiles)
         return torch.cat(parts, -1)[:, :, None]
 
-    first = torch.tensor([batch.n_context])
-    modes = BOTH[:1]
-    return audit(
-        nn.Identity(), _inputs(batch), forecast(first), call=call, modes=modes, moments=moments
-    )
+    inputs = _inputs(batch)
+    contract = _from_origins(inputs, torch.tensor([batch.n_context]))
+    return audit(nn.Identity(), inputs, contract, call=call, modes=BOTH[:1], moments=moments)
 
 
 def _inputs(batch: WindowBatch) -> dict[str, Tensor]:
     found = {name: getattr(batch, name) for name in READ}
     return {name: x for name, x in found.items() if x.numel()}
+
+
+def _from_origins(inputs: dict[str, Tensor], origins: Tensor) -> Contract:
+    """Return the contract of forecasts from several origins.
+
+    Args:
+        inputs: batch x channels x time.
+        origins: the first step ahead of each, the third axis of the output.
+    """
+    available = {name: torch.arange(x.shape[2])[None, None] for name, x in inputs.items()}
+    return replace(clock(available, origins[None, None].cpu() - 1), name="forecast")

@@ -1,0 +1,487 @@
+"""The audit of a model: proof, attempt at refutation, and what neither covers."""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kt_forecast.audit import stages
+from kt_forecast.audit.axes import along_clocks, bound, find_axes, harvested, next_prime, resized
+from kt_forecast.audit.contract import Contract, ContractError
+from kt_forecast.audit.findings import Findings
+from kt_forecast.audit.nest import calling, flattened
+from kt_forecast.audit.picture import drawn
+from kt_forecast.audit.proving import Proof, prove, row_clocks, row_count
+from kt_forecast.audit.replacing import is_rounding, kinds, moved, replaced, spread_clocks
+from kt_forecast.audit.report import Finding, Picture, Report, Stage, Verdict
+from kt_forecast.audit.running import (
+    COMPILING,
+    EAGER,
+    EVALUATION,
+    GENERIC,
+    GRADIENTS,
+    HALF,
+    OWN,
+    TRAINING,
+    Runner,
+    Setting,
+    runs_in_double,
+)
+from kt_forecast.audit.search import Hit, Search, first_line, sampled
+
+STAGES = ("tracking", "search", "longer", "lengths", "replay", "rows", "streaming")
+"""What an audit does after the probe."""
+
+QUICK_MOMENTS = 4
+"""Moments that the search samples where a proof holds, to check the proof itself."""
+
+GROUPS = 3
+"""Inputs that are replaced one by one under generic weights too; more of them only together."""
+
+LONGEST = 4
+"""How many times the given length may be exceeded, to reach beyond chunks and windows."""
+
+PATHS = (GRADIENTS, HALF, COMPILING)
+
+
+def audit(
+    model: Any,  # noqa: ANN401 - a module, or anything that can be called
+    batch: Any,  # noqa: ANN401 - any nest of tensors
+    contract: Contract,
+    *,
+    call: Callable[[dict[str, Tensor]], Any] | None = None,
+    modes: Collection[str] = (EVALUATION, TRAINING),
+    moments: int = 16,
+    seed: int = 0,
+    skip: Collection[str] = (),
+) -> Report:
+    """Prove that no output depends on what it could not have known, or show one that does.
+
+    Every tensor operation of a real run is followed, in each mode; that is the proof. Then what
+    is known too late is replaced, with the model's own weights and with generic ones, with and
+    without gradients, in half and in double precision; the beginning of a sequence is compared
+    with the whole, a call with itself after another call, rows with what they are beside other
+    rows, steps with the whole. Nothing of the model is changed when the call returns.
+
+    Args:
+        model: the module, on the device it is on; or any callable.
+        batch: a tensor, or any nest of tuples, mappings and dataclasses.
+        contract: when inputs are known and outputs needed.
+        call: from the inputs by name (nested ones joined by dots) to any nest of outputs; by
+            default the model is called as its users call it.
+        modes: ``evaluation``, ``training`` or both; a system whose training couples rows by design
+            is audited in evaluation only.
+        moments: how many moments the search samples; all of them where there are no more.
+        seed: of replacements, and of random draws inside the model.
+        skip: stages to leave out, see `STAGES`; without tracking nothing is proved.
+
+    Raises:
+        ContractError: model, batch and contract do not fit together.
+    """
+    inputs, _ = flattened(batch)
+    if not inputs:
+        raise ContractError("the batch holds no tensor; accepted are tensors in any nest")
+    strange = sorted(set(skip) - set(STAGES)) + sorted(set(modes) - {EVALUATION, TRAINING})
+    if strange:
+        raise ContractError(f"{strange} is no stage or mode; stages are {list(STAGES)}")
+    module, called = stages.wrapped(model)
+    runner = Runner(module, call or calling(called, batch), seed)
+    run = _Audit(runner, inputs, contract, tuple(modes), moments, frozenset(skip))
+    return run.report(single=call is None and len(inputs) == 1)
+
+
+@dataclass
+class _Audit:
+    """One audit, stage after stage."""
+
+    runner: Runner
+    inputs: dict[str, Tensor]
+    contract: Contract
+    modes: tuple[str, ...]
+    moments: int
+    skip: frozenset[str]
+    stages: list[Stage] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
+    hits: list[tuple[Hit, str]] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+    scope: dict[str, Any] = field(default_factory=dict)
+    trials: int = 0
+
+    def report(self, *, single: bool) -> Report:
+        """Run all stages and return what came out."""
+        self._probe()
+        for name, stage in (
+            ("tracking", self._tracking),
+            ("search", self._search),
+            ("longer", self._longer),
+            ("lengths", self._lengths),
+            ("replay", self._replay),
+            ("rows", self._rows),
+        ):
+            self._do(name, stage)
+        self._do("streaming", lambda: self._streaming(single=single))
+        findings = Findings(self.runner, self.inputs, self.pairs, self.clocks, self.row_axis)
+        found = findings.of_hits(self.hits, self.proofs)
+        suspicions = () if found else findings.of_proofs(self.proofs)
+        verdict = self._verdict(found)
+        return Report(
+            verdict=verdict,
+            scope=self._scope(),
+            findings=found,
+            suspicions=suspicions,
+            conditions=tuple(dict.fromkeys(self.conditions)) if verdict != "proved" else (),
+            reasons=tuple(dict.fromkeys(self.reasons)) if verdict == "unproven" else (),
+            stages=tuple(self.stages),
+            picture=self._picture(),
+        )
+
+    # The probe.
+
+    def _probe(self) -> None:
+        began = perf_counter()
+        base = Setting()
+        try:
+            self.outputs = self.runner(self.inputs, base)
+        except ContractError:
+            raise
+        except Exception as error:
+            raise ContractError(
+                f"the model cannot be called with this batch ({type(error).__name__}: "
+                f"{first_line(error)})"
+            ) from error
+        if not self.outputs:
+            raise ContractError("the model returns no tensor; accepted are tensors in any nest")
+        again = self.runner(self.inputs, base)
+        everywhere = {p: torch.ones(y.shape, dtype=torch.bool) for p, y in self.outputs.items()}
+        self.repeats = again.keys() == self.outputs.keys() and (
+            moved(again, self.outputs, everywhere) is None
+        )
+        self.double = runs_in_double(self.runner, self.inputs, base)
+        self.sizes = harvested(self.runner.model)
+        self._bind()
+        judged = sorted({p for c in self.clocks for p in c.needed})
+        self.scope |= {
+            "contract": self.contract.name,
+            "assumptions": list(self.contract.assumptions),
+            "shape": {name: list(x.shape) for name, x in self.inputs.items()},
+            "judged": judged,
+            "not_judged": sorted(set(self.outputs) - set(judged)),
+            "known_always": sorted(
+                set(self.inputs) - {n for c in self.clocks for n in c.available}
+            ),
+            "sizes_in_the_model": self.sizes,
+        }
+        same = "two runs give the same bits" if self.repeats else "two runs differ"
+        double = "double precision runs" if self.double else "double precision does not run"
+        self._note("probe", "passed" if self.repeats else "open", f"{same}; {double}", began)
+        if not self.repeats:
+            self.reasons.append("two runs of the same batch differ, with the same random draws")
+
+    def _bind(self) -> None:
+        """Find time axes where the contract leaves them open, and spread its clocks."""
+        self.axes: dict[str, int] = {}
+        self.out_axes: dict[str, int] = {}
+        contract = self.contract
+        if contract.shift is not None:
+            axes = find_axes(self.runner, self.inputs, self.outputs, contract.axis)
+            contract = bound(contract, axes)
+            self.axes = axes.inputs
+            self.out_axes = {path: axis for path, (axis, _) in axes.outputs.items()}
+            self.scope["axes"] = {
+                "inputs": axes.inputs,
+                "outputs": self.out_axes,
+                "how": axes.how,
+            }
+        self.bound = contract
+        self.pairs = contract.pairs(self.inputs)
+        self.clocks = [spread_clocks(pair, self.inputs, self.outputs) for pair in self.pairs]
+        if not self.axes and self.pairs[0][0]:
+            self.axes = along_clocks(self.pairs[0][0], self.inputs)
+            first = next(iter(self.axes.values()), 0)
+            self.out_axes = dict.fromkeys(self.clocks[0].needed, first) if self.axes else {}
+        self.row_axis = 1 if contract.axis == 0 else 0
+
+    # The proof.
+
+    def _tracking(self) -> tuple[str, str]:
+        for mode in self.modes:
+            for i, (pair, clocks) in enumerate(zip(self.pairs, self.clocks, strict=True)):
+                if pair[0]:
+                    name = mode if len(self.pairs) == 1 else f"{mode}, clock {i + 1}"
+                    setting = Setting(mode)
+                    proof = prove(self.runner, self.inputs, pair, clocks, setting, name=name)
+                    self.proofs.append(proof)
+        return self._judged(self.proofs)
+
+    def _judged(self, proofs: list[Proof]) -> tuple[str, str]:
+        """Take what proofs say into the verdict."""
+        said = []
+        for proof in proofs:
+            self.conditions += proof.conditions
+            if proof.failed:
+                self.reasons.append(f"{proof.name}: the run could not be followed ({proof.failed})")
+            for gap in proof.gaps:
+                self.reasons.append(f"values leave torch ({gap})")
+            for excess in proof.excess:
+                self.reasons.append(
+                    f"{proof.name}: {excess.path} may depend on what is known {excess.ticks} ticks "
+                    "too late"
+                )
+            held = "holds" if proof.holds else "does not hold"
+            said.append(f"{proof.name} {held}, {proof.n_ops} operations")
+        if any(proof.failed for proof in proofs):
+            return "failed", "; ".join(said)
+        holds = all(proof.holds for proof in proofs)
+        return ("proved" if holds else "open"), "; ".join(said) or "the contract has no clock"
+
+    @property
+    def _proved(self) -> bool:
+        return bool(self.proofs) and all(proof.holds for proof in self.proofs)
+
+    def _longer(self) -> tuple[str, str]:
+        """Track a longer sequence, of a prime length beyond every chunk and window."""
+        if not self.bound.any_length or not self.axes:
+            return "skipped", "the contract is for this length"
+        steps = max(self.inputs[name].shape[axis] for name, axis in self.axes.items())
+        beyond = 2 * max(self.sizes.values(), default=0)
+        length = next_prime(max(steps, beyond) + 1)
+        if length > max(LONGEST * steps, 64):
+            length = next_prime(steps + 1)
+        longer = resized(self.inputs, self.axes, length)
+        try:
+            outputs = self.runner(longer, Setting())
+            pair = self.bound.pairs(longer)[0]
+            clocks = spread_clocks(pair, longer, outputs)
+        except Exception as error:  # noqa: BLE001 - of a model nothing is known
+            return "skipped", f"{length} steps are refused ({type(error).__name__})"
+        proof = prove(self.runner, longer, pair, clocks, Setting(), name=f"{length} steps")
+        self.scope["lengths"] = [steps, length]
+        outcome, said = self._judged([proof])
+        if proof.excess and not any(p.excess for p in self.proofs):
+            search = Search(self.runner, longer, clocks, self._generator())
+            ticks = sampled(clocks.ticks, self.moments, self._generator(), proof.excess[0].moments)
+            hits = search.run(
+                Setting(), moments=ticks, groups=[tuple(clocks.available)], double=self.double
+            )
+            self.trials += search.trials
+            self.hits += [(hit, "replacement") for hit in hits]
+        return outcome, said
+
+    # The attempt at refutation.
+
+    def _search(self) -> tuple[str, str]:
+        if not self.repeats:
+            return "skipped", "two runs of the same batch differ"
+        said = []
+        before = len(self.hits)
+        for clocks in self.clocks:
+            if not clocks.available or not len(clocks.ticks):
+                continue
+            search = Search(self.runner, self.inputs, clocks, self._generator())
+            self._searched(search)
+            self.trials += search.trials
+            moving = sum(search.moving.values())
+            said.append(f"{search.trials} replacements in {len(search.settings)} settings")
+            said.append(f"what they may move moved in {moving}")
+            said += [f"{name} did not run ({why})" for name, why in search.failed.items()]
+            self.scope["settings"] = search.settings
+            self.scope["rounding"] = "something moved by rounding only" if search.rounding else ""
+            if not moving and not self._proved and not self._moves():
+                self.reasons.append("no replacement moved anything, so the search shows nothing")
+        found = len(self.hits) - before
+        return ("found" if found else "passed"), "; ".join(said) or "the contract has no clock"
+
+    def _moves(self) -> bool:
+        """Return whether replacing everything moves anything: else a search has no power."""
+        generator = self._generator()
+        where = {n: torch.ones_like(x, dtype=torch.bool) for n, x in self.inputs.items()}
+        other = {
+            n: replaced(x, where[n], kinds(x)[0], generator)
+            for n, x in self.inputs.items()
+            if any(n in clocks.available for clocks in self.clocks)
+        }
+        everywhere = {p: torch.ones(y.shape, dtype=torch.bool) for p, y in self.outputs.items()}
+        found = self.runner(self.inputs | other, Setting())
+        return moved(found, self.outputs, everywhere) is not None
+
+    def _searched(self, search: Search) -> None:
+        names = list(search.clocks.available)
+        singles: list[tuple[str, ...]] = [(name,) for name in names]
+        together = [tuple(names)] if len(names) > 1 else []
+        generator = self._generator()
+        excess = [m for proof in self.proofs for e in proof.excess for m in e.moments]
+        count = min(self.moments, QUICK_MOMENTS) if self._proved else self.moments
+        ticks = sampled(search.clocks.ticks, count, generator, _spaced(excess, count // 2))
+        for setting, few in self._settings():
+            found = {hit.inputs for hit, _ in self.hits}
+            groups = [g for g in (*singles, *together) if g not in found]
+            if self._proved or few or (setting.weights == GENERIC and len(names) > GROUPS):
+                groups = together or singles
+            elif found:
+                groups = [g for g in groups if g in singles]
+            if not groups or (found and (few or setting.weights == GENERIC)):
+                continue
+            used = ticks[:QUICK_MOMENTS] if few else ticks
+            hits = search.run(setting, moments=used, groups=groups, few=few, double=self.double)
+            alone = [hit for hit in hits if len(hit.inputs) == 1]
+            self.hits += [(hit, "replacement") for hit in alone or hits]
+
+    def _settings(self) -> Iterator[tuple[Setting, bool]]:
+        """Yield settings, and whether few replacements are enough there."""
+        for mode in self.modes:
+            yield Setting(mode), False
+        for mode in self.modes:
+            yield Setting(mode, GENERIC), self._proved
+        for path in PATHS:
+            yield Setting(EVALUATION, OWN, path), True
+        if TRAINING in self.modes:
+            yield Setting(TRAINING, OWN, GRADIENTS), True
+        if self.double and not self._proved:
+            for mode in self.modes:
+                yield Setting(mode, OWN, EAGER, double=True), True
+
+    def _lengths(self) -> tuple[str, str]:
+        if not self.axes or not self.pairs[0][0]:
+            return "skipped", "inputs have no common time axis"
+        steps = max(self.inputs[name].shape[axis] for name, axis in self.axes.items())
+        lengths = sorted({n for n in (2 + steps // 5, steps // 2, steps - 1) if 1 < n < steps})
+        setting = Setting(double=self.double)
+        pair = self.pairs[0]
+        hits, ran, why = stages.other_lengths(
+            self.runner, self.inputs, pair, self.axes, self.out_axes, lengths[::-1], setting
+        )
+        if not ran:
+            return "skipped", why or "no shorter length"
+        self.trials += len(ran)
+        if not any(method == "replacement" for _, method in self.hits):
+            self.hits += [(hit, "length") for hit in hits]
+        said = f"{', '.join(map(str, ran))} of {steps} steps"
+        return ("found" if hits else "passed"), f"{said}; {why}" if why else said
+
+    def _replay(self) -> tuple[str, str]:
+        if not self.repeats:
+            return "skipped", "two runs of the same batch differ"
+        hits = stages.replayed(self.runner, self.inputs, self._generator(), Setting())
+        self.trials += 1
+        self.hits += [(hit, "replay") for hit in hits]
+        state = {n for proof in self.proofs if EVALUATION in proof.name for n in proof.state}
+        if state and not hits:
+            self.conditions.append(
+                f"what the model keeps ({', '.join(sorted(state))}) is not read back"
+            )
+        return ("found" if hits else "passed"), "a call, another call, the first again"
+
+    def _rows(self) -> tuple[str, str]:
+        clocked = {
+            n: x for n, x in self.inputs.items() if any(n in c.available for c in self.clocks)
+        }
+        clocked = clocked or self.inputs
+        count = row_count(clocked, self.row_axis)
+        if count < 2:
+            return "skipped", "the batch has one row"
+        proofs: list[Proof] = []
+        hits: list[tuple[Hit, str]] = []
+        for mode in self.modes:
+            if "tracking" not in self.skip:
+                for i, (pair, clocks) in enumerate(
+                    row_clocks(clocked, self.outputs, self.row_axis)
+                ):
+                    name = f"rows, {mode}, {'downwards' if i else 'upwards'}"
+                    setting = Setting(mode)
+                    proofs.append(prove(self.runner, self.inputs, pair, clocks, setting, name=name))
+            for weights in (OWN, GENERIC):
+                setting = Setting(mode, weights)
+                if self.repeats and not hits:
+                    found, trials = stages.other_rows(
+                        self.runner, self.inputs, clocked, self._generator(), setting,
+                        self.row_axis, double=self.double,
+                    )  # fmt: skip
+                    self.trials += trials
+                    hits += [(hit, "rows") for hit in found]
+        self.hits += hits
+        outcome, said = self._judged(proofs)
+        return ("found" if hits else outcome), said
+
+    def _streaming(self, *, single: bool) -> tuple[str, str]:
+        if not single or self.contract.shift is None:
+            return "skipped", "a step form is looked for under one input along time"
+        name, x = next(iter(self.inputs.items()))
+        axis = self.axes.get(name, 1)
+        setting = Setting(double=self.double)
+        found = stages.streamed(self.runner, x, axis, setting)
+        if isinstance(found, str):
+            return "skipped", found
+        whole, parts = found
+        everywhere = {path: torch.ones(y.shape, dtype=torch.bool) for path, y in whole.items()}
+        far = moved(parts, whole, everywhere)
+        self.trials += 1
+        if far is None or is_rounding(parts, whole, far):
+            return "passed", f"{x.shape[axis]} steps one by one equal the whole"
+        kind = "one by one"
+        hit = Hit((name,), next(iter(self.outputs)), far.place, far.effect, 0, 0, kind, setting, self.inputs, self.inputs)  # fmt: skip  # noqa: E501
+        self.hits.append((hit, "streaming"))
+        return "found", f"steps one by one differ from the whole by {far.effect:.3g}"
+
+    # The outcome.
+
+    def _verdict(self, findings: tuple[Finding, ...]) -> Verdict:
+        if findings:
+            return "leak"
+        if "tracking" in self.skip:
+            self.reasons.append("operations were not followed")
+        if self.reasons:
+            return "unproven"
+        return "conditional" if self.conditions else "proved"
+
+    def _scope(self) -> dict[str, Any]:
+        steps = [self.inputs[name].shape[axis] for name, axis in self.axes.items()]
+        return self.scope | {
+            "modes": list(self.modes),
+            "method": "tracking of every operation, and replacement of what is known too late",
+            "lengths": self.scope.get("lengths", [max(steps)] if steps else []),
+            "moments": self.moments,
+            "trials": self.trials,
+            "operations": sum(proof.n_ops for proof in self.proofs),
+            "notes": list(dict.fromkeys(n for proof in self.proofs for n in proof.notes)),
+            "not_covered": (
+                "other paths through the code than these inputs take; half precision and compilers "
+                "are sampled; kernels that fuse operations are sampled, not followed"
+            ),
+        }
+
+    def _picture(self) -> Picture | None:
+        if not self.clocks or not self.clocks[0].available:
+            return None
+        labels = next((p.labels for p in self.proofs if p.labels), {})
+        replaced_hits = [hit for hit, method in self.hits if method == "replacement"]
+        setting = replaced_hits[0].setting if replaced_hits else Setting()
+        return drawn(
+            self.runner, self.inputs, self.clocks[0], labels, setting, self._generator(),
+            full=bool(replaced_hits),
+        )  # fmt: skip
+
+    def _do(self, name: str, stage: Callable[[], tuple[str, str]]) -> None:
+        began = perf_counter()
+        if name in self.skip:
+            self._note(name, "skipped", "as asked", began)
+            return
+        outcome, detail = stage()
+        self._note(name, outcome, detail, began)
+
+    def _note(self, name: str, outcome: str, detail: str, began: float) -> None:
+        self.stages.append(Stage(name, outcome, detail, round(perf_counter() - began, 3)))
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.runner.seed)
+
+
+def _spaced(moments: list[int], count: int) -> list[int]:
+    """Return some of the moments, evenly spaced."""
+    values = sorted(set(moments))
+    if len(values) <= max(count, 1):
+        return values
+    return [values[i * (len(values) - 1) // max(count - 1, 1)] for i in range(count)]

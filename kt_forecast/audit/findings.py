@@ -1,0 +1,175 @@
+"""Turns what stages saw into findings: where each leak enters, and what it is called."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from kt_forecast.audit.contract import Clock
+from kt_forecast.audit.dependency import Origin
+from kt_forecast.audit.proving import Proof, locate, row_clocks
+from kt_forecast.audit.repair import Evidence, named
+from kt_forecast.audit.replacing import Clocks, kinds, moved, replaced
+from kt_forecast.audit.report import Counterexample, Finding
+from kt_forecast.audit.running import Outputs, Runner, Setting
+from kt_forecast.audit.search import Hit
+
+LOCATED = 4
+"""Hits whose place is looked for."""
+
+ORIGINS = 4
+"""Independent places of one leak that are named."""
+
+
+@dataclass
+class Findings:
+    """Makes findings of hits and proofs of one audit.
+
+    Attributes:
+        runner: runs the model.
+        inputs: tensors by name.
+        pairs: the contract's clocks.
+        clocks: the same, spread.
+        row_axis: the axis of rows.
+    """
+
+    runner: Runner
+    inputs: dict[str, Tensor]
+    pairs: list[tuple[Clock, Clock]]
+    clocks: list[Clocks]
+    row_axis: int
+
+    def of_hits(self, hits: list[tuple[Hit, str]], proofs: list[Proof]) -> tuple[Finding, ...]:
+        """Return a finding for each hit and each independent place where it enters."""
+        found: list[Finding] = []
+        for i, (hit, method) in enumerate(hits):
+            origins = self._origins(hit, method) if i < LOCATED else []
+            if not origins and method == "replacement":
+                origins = _escaped(hit, proofs)
+            base = Finding(
+                input=", ".join(hit.inputs),
+                output=hit.output,
+                ticks=hit.ticks,
+                effect=hit.effect,
+                method=method,
+                counterexample=Counterexample(
+                    before=hit.before,
+                    after=hit.after,
+                    output=hit.output,
+                    place=hit.place,
+                    effect=hit.effect,
+                    moment=hit.moment,
+                    kind=hit.kind,
+                    setting=hit.setting,
+                    seed=self.runner.seed,
+                    method=method,
+                ),
+            )
+            past = self._past_matters(hit) if method == "replacement" else None
+            for origin in _or_none(origins):
+                placed = _at(base, origin)
+                found.append(self._named(placed, proofs, past=past))
+        order = {id(f): i for i, f in enumerate(found)}
+        return tuple(sorted(found, key=lambda f: (f.input.count(","), -f.effect, order[id(f)])))
+
+    def of_proofs(self, proofs: list[Proof]) -> tuple[Finding, ...]:
+        """Return what tracking could not exclude."""
+        found = []
+        for proof in proofs:
+            setting = Setting(proof.name.split(",")[0])
+            if not proof.excess or proof.name.split(",")[0] not in {"evaluation", "training"}:
+                continue
+            places = locate(self.runner, self.inputs, self.pairs[0], self.clocks[0], setting)
+            for excess in proof.excess:
+                for origin in _or_none(places.get(excess.path, [])[:ORIGINS]):
+                    base = Finding("an input", excess.path, excess.ticks, 0.0, "tracking")
+                    found.append(self._named(_at(base, origin), [proof], past=None))
+        return tuple(dict.fromkeys(found))
+
+    def _origins(self, hit: Hit, method: str) -> list[Origin]:
+        if method == "rows":
+            pairs = row_clocks(self.inputs, self._outputs(hit), self.row_axis)
+        elif method == "replacement":
+            pairs = list(zip(self.pairs, self.clocks, strict=True))
+        else:
+            return []
+        only = hit.inputs[0] if len(hit.inputs) == 1 and method == "replacement" else None
+        setting = replace(hit.setting, double=False)
+        same = all(hit.before[n].shape == x.shape for n, x in self.inputs.items())
+        for pair, clocks in pairs if same else []:
+            places = locate(self.runner, self.inputs, pair, clocks, setting, only)
+            if places.get(hit.output):
+                return places[hit.output][:ORIGINS]
+        return []
+
+    def _outputs(self, hit: Hit) -> Outputs:
+        return self.runner(self.inputs, replace(hit.setting, double=False))
+
+    def _past_matters(self, hit: Hit) -> bool:
+        """Return whether the first half of what is known moves anything that is needed after it."""
+        clocks = next((c for c in self.clocks if hit.output in c.needed), None)
+        if clocks is None or any(hit.before[n].shape != x.shape for n, x in self.inputs.items()):
+            return True
+        ticks = clocks.ticks
+        middle = int(ticks[len(ticks) // 2])
+        generator = torch.Generator().manual_seed(self.runner.seed)
+        changed = dict(self.inputs)
+        for name, known in clocks.available.items():
+            x = self.inputs[name]
+            changed[name] = replaced(x, known < middle, kinds(x)[0], generator)
+        after = {path: due >= middle for path, due in clocks.needed.items()}
+        with self.runner.held(hit.setting) as run:
+            return moved(run(changed), run(self.inputs), after) is not None
+
+    def _named(self, finding: Finding, proofs: list[Proof], *, past: bool | None) -> Finding:
+        """Name a known mistake."""
+        excess = [e for proof in proofs for e in proof.excess if e.path == finding.output]
+        ticks = self.clocks[0].ticks if self.clocks else torch.empty(0)
+        known = [int(x.max()) for c in self.clocks for x in c.available.values() if x.numel()]
+        first = int(ticks.min()) if len(ticks) else 0
+        widest = max((e.ticks for e in excess), default=finding.ticks)
+        evidence = Evidence(
+            finding=finding,
+            part=_part(self.runner.model, finding.module),
+            late_moments=max((len(e.moments) for e in excess), default=0),
+            moments=len(ticks),
+            whole=bool(known) and widest >= max(known) - first,
+            past_matters=past,
+        )
+        pattern, repair = named(evidence)
+        return replace(finding, pattern=pattern, repair=repair)
+
+
+def _escaped(hit: Hit, proofs: list[Proof]) -> list[Origin]:
+    """Return where values that are too late for what moved have left torch."""
+    found = [
+        Origin("", escape.what, escape.source, escape.moment, ())
+        for proof in proofs
+        if proof.name.startswith(hit.setting.mode)
+        for escape in proof.escapes
+        if escape.moment > hit.moment
+    ]
+    return list(dict.fromkeys(found))[:ORIGINS]
+
+
+def _or_none(origins: list[Origin]) -> list[Origin | None]:
+    return [*origins] or [None]
+
+
+def _at(finding: Finding, origin: Origin | None) -> Finding:
+    if origin is None:
+        return finding
+    return replace(
+        finding,
+        module=origin.module,
+        op=origin.op,
+        source=origin.source,
+        chain=origin.chain,
+    )
+
+
+def _part(model: nn.Module, title: str) -> nn.Module | None:
+    name = title.split(" (", maxsplit=1)[0]
+    if name == "<model>":
+        return model
+    return dict(model.named_modules()).get(name) if name else None

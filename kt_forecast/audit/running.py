@@ -1,0 +1,275 @@
+"""Runs a model again and again from the same state: weights, buffers, attributes, random draws."""
+
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kt_forecast.audit.dependency.analysis import leaves
+
+EVALUATION, TRAINING = "evaluation", "training"
+OWN, GENERIC = "own", "generic"
+EAGER, GRADIENTS, HALF, COMPILING = "eager", "gradients", "half precision", "compiling"
+
+_ALWAYS = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
+
+Call = Callable[[dict[str, Tensor]], Any]
+Outputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model is run.
+
+    Attributes:
+        mode: evaluation or training.
+        weights: its own, or generic random ones.
+        path: eager (without gradients), gradients (recorded), half precision (autocast to
+            bfloat16), or compiling (as code that asks sees it under a compiler).
+        double: in double precision.
+    """
+
+    mode: str = EVALUATION
+    weights: str = OWN
+    path: str = EAGER
+    double: bool = False
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        parts = [self.mode, f"{self.weights} weights"]
+        parts += [self.path] if self.path != EAGER else []
+        parts += ["double precision"] if self.double else []
+        return ", ".join(parts)
+
+
+class Runner:
+    """Calls a model in any setting, always from the state in which it was given.
+
+    Args:
+        model: the module whose state is kept.
+        call: from named inputs to any nest of outputs.
+        seed: of every random draw inside the model.
+    """
+
+    def __init__(self, model: nn.Module, call: Call, seed: int) -> None:
+        self.model = model
+        self.call = call
+        self.seed = seed
+        self.count = 0
+
+    def __call__(self, inputs: dict[str, Tensor], setting: Setting) -> Outputs:
+        """Return the outputs, by path; the model is afterwards as it was."""
+        with kept(self.model), self.set(setting):
+            return self.run(inputs, setting)
+
+    @contextmanager
+    def held(self, setting: Setting) -> Iterator[Callable[[dict[str, Tensor]], Outputs]]:
+        """Give a function that runs the model in one setting, each time from the same state."""
+        with kept(self.model), self.set(setting):
+            state = State(self.model)
+
+            def run(inputs: dict[str, Tensor]) -> Outputs:
+                found = self.run(inputs, setting)
+                state.restore()
+                return found
+
+            yield run
+
+    def run(self, inputs: dict[str, Tensor], setting: Setting) -> Outputs:
+        """Return the outputs of a call in the state the model is in."""
+        self.count += 1
+        given = {name: x.detach().clone() for name, x in inputs.items()}
+        if setting.double:
+            given = {k: x.double() if x.is_floating_point() else x for k, x in given.items()}
+        with seeded(self.seed), path_of(setting):
+            out = self.call(given)
+        return tensors(out)
+
+    @contextmanager
+    def set(self, setting: Setting) -> Iterator[None]:
+        """Put the model into a setting; `kept` puts it back."""
+        with ExitStack() as stack:
+            if setting.weights == GENERIC:
+                _randomise(self.model, self.seed)
+            if setting.double:
+                stack.enter_context(doubled(self.model))
+            self.model.train(setting.mode == TRAINING)
+            yield
+
+
+def tensors(out: Any) -> Outputs:  # noqa: ANN401 - whatever a model returns
+    """Return copies of the tensors and numbers of a nest by path."""
+    found = {}
+    for path, x in leaves(out).items():
+        value = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+        found[path] = value.detach().clone()
+    return found
+
+
+def path_of(setting: Setting) -> AbstractContextManager[Any]:
+    """Return the context in which a setting runs a model."""
+    stack = ExitStack()
+    if setting.path == GRADIENTS:
+        stack.enter_context(torch.enable_grad())
+    else:
+        stack.enter_context(torch.no_grad())
+    if setting.path == HALF:
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+    if setting.path == COMPILING:
+        stack.enter_context(patch("torch.compiler.is_compiling", lambda: True))
+    return stack
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Repeat the random draws of torch, numpy and Python."""
+    python, array = random.getstate(), np.random.get_state()  # noqa: NPY002 - models draw from it
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)  # noqa: NPY002
+
+
+class State:
+    """What a model holds: parameters, buffers, attributes, and what lies in its lists and dicts."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = list(model.modules())
+        self._training = [m.training for m in self._modules]
+        self._buffers = [dict(m._buffers) for m in self._modules]  # noqa: SLF001
+        self._attributes = [
+            {k: v for k, v in vars(m).items() if k not in _ALWAYS} for m in self._modules
+        ]
+        self._inside: list[tuple[Any, Any]] = []
+        held: dict[int, Tensor] = {id(x): x for x in (*model.parameters(), *model.buffers())}
+        # Batch normalisation updates its buffers without their version telling of it.
+        self._always = {id(x) for x in model.buffers()}
+        for attributes in self._attributes:
+            for value in attributes.values():
+                self._keep(value, held)
+        self._tensors = [(x, x.detach().clone(), x._version) for x in held.values()]  # noqa: SLF001
+
+    def restore(self) -> None:
+        """Put everything back that has changed."""
+        for i, module in enumerate(self._modules):
+            module.training = self._training[i]
+            if [*map(id, module._buffers.values())] != [*map(id, self._buffers[i].values())]:  # noqa: SLF001
+                module._buffers.clear()  # noqa: SLF001
+                module._buffers.update(self._buffers[i])  # noqa: SLF001
+            now = vars(module)
+            for name in [k for k in now if k not in _ALWAYS and k not in self._attributes[i]]:
+                del now[name]
+            now.update(self._attributes[i])
+        for container, content in self._inside:
+            container.clear()
+            (container.update if isinstance(container, dict | set) else container.extend)(content)
+        with torch.no_grad():
+            for i, (x, copy, version) in enumerate(self._tensors):
+                written = x._version != version or id(x) in self._always  # noqa: SLF001
+                if written and x.shape == copy.shape:
+                    x.data.copy_(copy)
+                    self._tensors[i] = (x, copy, x._version)  # noqa: SLF001
+
+    def _keep(self, value: Any, held: dict[int, Tensor]) -> None:  # noqa: ANN401
+        if isinstance(value, Tensor):
+            held.setdefault(id(value), value)
+        elif isinstance(value, dict | OrderedDict | list | set | deque):
+            self._inside.append((value, type(value)(value)))
+            for part in value.values() if isinstance(value, dict) else value:
+                self._keep(part, held)
+        elif isinstance(value, tuple):
+            for part in value:
+                self._keep(part, held)
+
+
+@contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """Leave a model as it was."""
+    state = State(model)
+    try:
+        yield
+    finally:
+        state.restore()
+
+
+@contextmanager
+def doubled(model: nn.Module) -> Iterator[None]:
+    """Hold a model, and what it makes of the default type, in double precision."""
+    data = [(p, p.data) for p in model.parameters()]
+    buffers = [(m, dict(m._buffers)) for m in model.modules()]  # noqa: SLF001
+    default = torch.get_default_dtype()
+    try:
+        model.double()
+        for module in model.modules():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Tensor) and value.is_floating_point() and name not in _ALWAYS:
+                    setattr(module, name, value.double())
+        torch.set_default_dtype(torch.float64)
+        yield
+    finally:
+        torch.set_default_dtype(default)
+        for p, tensor in data:
+            p.data = tensor
+        for module, was in buffers:
+            module._buffers.clear()  # noqa: SLF001
+            module._buffers.update(was)  # noqa: SLF001
+
+
+@torch.no_grad()
+def _randomise(model: nn.Module, seed: int) -> None:
+    """Give every parameter a value that no training or initialisation made special."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        fan = parameter.shape[-1] if parameter.ndim > 1 else 1
+        drawn = torch.randn(parameter.shape, generator=generator) * (2.0 / max(fan, 1)) ** 0.5
+        parameter.copy_(drawn.to(parameter))
+
+
+_COPIES = {torch.ops.aten.clone.default, torch.ops.aten.detach.default}
+"""What is done to inputs before they are put into double precision."""
+
+
+class _Precisions(TorchDispatchMode):
+    """Sees whether anything is computed in less than double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lesser = False
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the operation returns
+        """Run an operation."""
+        out = func(*args, **(kwargs or {}))
+        changes = isinstance(out, Tensor) and out.is_floating_point() and out.numel() > 1
+        if changes and func not in _COPIES:
+            self.lesser |= out.dtype != torch.float64
+        return out
+
+
+def runs_in_double(runner: Runner, inputs: dict[str, Tensor], setting: Setting) -> bool:
+    """Return whether the whole model can be run in double precision."""
+    try:
+        with runner.held(replace(setting, double=True)) as run, _Precisions() as seen:
+            run(inputs)
+    except Exception:  # noqa: BLE001 - of a model nothing is known
+        return False
+    return not seen.lesser

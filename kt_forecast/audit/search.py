@@ -1,0 +1,241 @@
+"""Falsification: replace what is known too late and look whether anything needed before moves.
+
+Bit by bit first; what moves is then run in double precision, where rounding nearly vanishes and a
+leak does not, so that no tolerance decides. A search draws samples: it shows leaks and proves
+nothing.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from kt_forecast.audit.replacing import Clocks, Moved, is_rounding, kinds, moved, replaced
+from kt_forecast.audit.running import HALF, Outputs, Runner, Setting
+
+Run = Callable[[dict[str, Tensor]], Outputs]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A replacement that moved what it must not move.
+
+    Attributes:
+        inputs: names of what was replaced.
+        output: what moved.
+        place: where it moved most.
+        effect: by how much.
+        ticks: how many moments beyond the need the farthest replaced element lies that still
+            moves it.
+        moment: after which everything was replaced.
+        kind: of replacement.
+        setting: of the run.
+        before: the inputs.
+        after: the inputs replaced.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    place: tuple[int, ...]
+    effect: float
+    ticks: int
+    moment: int
+    kind: str
+    setting: Setting
+    before: dict[str, Tensor] = field(repr=False)
+    after: dict[str, Tensor] = field(repr=False)
+
+
+@dataclass
+class Search:
+    """A search through settings, moments and kinds of replacement.
+
+    Attributes:
+        runner: runs the model.
+        inputs: tensors by name.
+        clocks: when they are known, and outputs needed.
+        generator: of replacements.
+        trials: how many replacements were tried.
+        moving: settings in which a replacement moved outputs that may move: the power check.
+        settings: in which the model could be run.
+        failed: why it could not in others.
+        rounding: whether something moved by no more than rounding.
+    """
+
+    runner: Runner
+    inputs: dict[str, Tensor]
+    clocks: Clocks
+    generator: torch.Generator
+    trials: int = 0
+    moving: dict[str, bool] = field(default_factory=dict)
+    settings: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    rounding: bool = False
+
+    def run(
+        self,
+        setting: Setting,
+        *,
+        moments: list[int],
+        groups: Iterable[tuple[str, ...]],
+        few: bool = False,
+        double: bool = True,
+    ) -> list[Hit]:
+        """Return a hit for each group of inputs that moves what it must not, in one setting.
+
+        Args:
+            setting: how to run the model.
+            moments: after which everything is replaced.
+            groups: names of inputs replaced together.
+            few: one kind of replacement only.
+            double: whether the model can run in double precision.
+        """
+        groups = list(groups)
+        try:
+            with self.runner.held(setting) as run:
+                candidates = list(self._candidates(run, setting, moments, groups, few=few))
+        except Exception as error:  # noqa: BLE001 - of a model nothing is known
+            self.failed[str(setting)] = f"{type(error).__name__}: {first_line(error)}"
+            return []
+        self.settings.append(str(setting))
+        hits = []
+        found: set[tuple[str, ...]] = set()
+        for hit, was, now in candidates:
+            if hit.inputs in found:
+                continue
+            confirmed = self._confirmed(hit, was, now, double=double)
+            if confirmed is None:
+                self.rounding = True
+                continue
+            found.add(hit.inputs)
+            hits.append(self._reach(confirmed))
+        return hits
+
+    def _candidates(
+        self,
+        run: Run,
+        setting: Setting,
+        moments: list[int],
+        groups: list[tuple[str, ...]],
+        *,
+        few: bool,
+    ) -> Iterator[tuple[Hit, Outputs, Outputs]]:
+        base = run(self.inputs)
+        self.moving.setdefault(str(setting), False)
+        count: dict[tuple[str, ...], int] = {}
+        for moment in moments:
+            stays = {p: due <= moment for p, due in self.clocks.needed.items()}
+            may = {p: ~where for p, where in stays.items()}
+            for names in groups:
+                if count.get(names, 0) > 2:
+                    continue
+                late = {n: self.clocks.available[n] > moment for n in names}
+                if not any(bool(where.any()) for where in late.values()):
+                    continue
+                every = len(names) == len(self.clocks.available)
+                for kind in self._kinds(names)[: 1 if few else 4 if every else 2]:
+                    changed = dict(self.inputs)
+                    for name, where in late.items():
+                        changed[name] = replaced(self.inputs[name], where, kind, self.generator)
+                    after = run(changed)
+                    self.trials += 1
+                    if not self.moving[str(setting)]:
+                        self.moving[str(setting)] = moved(after, base, may) is not None
+                    found = moved(after, base, stays)
+                    if found is not None:
+                        count[names] = count.get(names, 0) + 1
+                        hit = _hit(names, found, moment, kind, setting, self.inputs, changed)
+                        yield hit, base, after
+                        break
+
+    def _kinds(self, names: tuple[str, ...]) -> list[str]:
+        found: dict[str, None] = {}
+        for name in names:
+            found |= dict.fromkeys(kinds(self.inputs[name]))
+        return list(found)
+
+    def _confirmed(self, hit: Hit, was: Outputs, now: Outputs, *, double: bool) -> Hit | None:
+        """Return the hit, in double precision where the model has it; None if it was rounding."""
+        found = Moved(hit.output, hit.effect, hit.place)
+        if not is_rounding(now, was, found):
+            return hit
+        if hit.setting.path == HALF or hit.setting.double or not double:
+            return None
+        setting = replace(hit.setting, double=True)
+        try:
+            was, now = self.runner(hit.before, setting), self.runner(hit.after, setting)
+        except Exception:  # noqa: BLE001 - then single precision has decided
+            return None
+        stays = {p: due <= hit.moment for p, due in self.clocks.needed.items()}
+        again = moved(now, was, stays)
+        if again is None or is_rounding(now, was, again):
+            return None
+        return replace(
+            hit, output=again.path, effect=max(again.effect, hit.effect), place=again.place
+        )
+
+    def _reach(self, hit: Hit) -> Hit:
+        """Return the hit with the farthest moment whose replacement alone still shows."""
+        later = torch.cat([self.clocks.available[n].reshape(-1) for n in hit.inputs]).unique()
+        later = later[later > hit.moment]
+        stays = {p: due <= hit.moment for p, due in self.clocks.needed.items()}
+        low, high = 0, len(later) - 1
+        try:
+            with self.runner.held(hit.setting) as run:
+                base = run(hit.before)
+                while low < high:
+                    middle = (low + high + 1) // 2
+                    part = dict(hit.before)
+                    for name in hit.inputs:
+                        far = self.clocks.available[name] >= later[middle]
+                        far = far.to(hit.before[name].device)
+                        part[name] = torch.where(far, hit.after[name], hit.before[name])
+                    after = run(part)
+                    found = moved(after, base, stays)
+                    if found is not None and found.effect > 1e-3 * hit.effect:
+                        low = middle
+                    else:
+                        high = middle - 1
+        except Exception:  # noqa: BLE001 - the hit stands, its reach is not narrowed down
+            low = 0
+        moved_at = self.clocks.needed[hit.output][hit.place]
+        return replace(hit, ticks=int(later[low] - moved_at))
+
+
+def _hit(
+    names: tuple[str, ...],
+    found: Moved,
+    moment: int,
+    kind: str,
+    setting: Setting,
+    before: dict[str, Tensor],
+    after: dict[str, Tensor],
+) -> Hit:
+    return Hit(
+        names, found.path, found.place, found.effect, 0, moment, kind, setting, before, after
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, shortened to one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else ""
+
+
+def sampled(
+    ticks: Tensor, count: int, generator: torch.Generator, first: Iterable[int] = ()
+) -> list[int]:
+    """Return moments to replace after: those asked for first, then the ends, then random ones.
+
+    Args:
+        ticks: all moments.
+        count: how many to return at most.
+        generator: draws them.
+        first: moments to prefer.
+    """
+    values = ticks.tolist()
+    order = [values[i] for i in torch.randperm(len(values), generator=generator).tolist()]
+    middle = values[len(values) // 2 : len(values) // 2 + 1]
+    preferred = [*first, *middle, *values[-2:], *values[:1], *order]
+    return list(dict.fromkeys(v for v in preferred if v in set(values)))[:count]
