@@ -220,20 +220,17 @@ def departures(page: str) -> tuple[str, ...]:
 def verdict(report: Report) -> Verdict:
     """Return the audit's outcome as the page shows it."""
     scope = dict(report.scope)
-    not_covered = scope.pop("not_covered", "")
-    trials = scope.get("trials", 0)
+    not_covered = str(scope.pop("not_covered", ""))
+    told = (*report.reasons, *(f"only if {condition}" for condition in report.conditions))
     return Verdict(
         verdict=report.verdict,
         scope=json.loads(json.dumps(scope, default=str)),
-        tried=(
-            Check(
-                name=str(scope.get("method", "audit")),
-                outcome="failed" if report.findings else "passed",
-                detail=f"{trials} trials",
-            ),
+        tried=tuple(
+            Check(name=stage.name, outcome=stage.outcome, detail=stage.detail)
+            for stage in report.stages
         ),
         findings=tuple(str(finding) for finding in report.findings),
-        not_covered=tuple(part.strip() for part in str(not_covered).split(";") if part.strip()),
+        not_covered=(*told, *(part.strip() for part in not_covered.split(";") if part.strip())),
     )
 
 

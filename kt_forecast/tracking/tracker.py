@@ -15,6 +15,9 @@ from kt_forecast.tracking.versions import code_version, requirements, versions
 MODEL = "model"
 REPORT = "report"
 VERDICT = "verdict"
+OVERRIDE = "verdict.override"
+ALLOWED = ("proved", "conditional")
+"""Verdicts with which a model may be registered."""
 
 LEVEL, SHOWN_LEVEL = "level", 90.0
 """Percent that an interval of a stored forecaster shall hold, and what it is where nobody says."""
@@ -187,6 +190,47 @@ class Tracker:
     def verdict(self, verdict: str) -> None:
         """Record what the audit found, beside which every score is to be read."""
         self.tags({VERDICT: verdict})
+
+    def register(self, name: str, *, override: str = "") -> str:
+        """Put the run's stored model into MLflow's registry, if its audit allows it.
+
+        Args:
+            name: of the registered model.
+            override: why a model that leaks, or of which nothing is proved, is registered all the
+                same; the reason is recorded with the run and with the registered version.
+
+        Returns:
+            The version.
+
+        Raises:
+            InputError: the audit does not allow it and no reason was given; or the run has no
+                model.
+            MlflowException: the registry failed.
+        """
+        from mlflow.exceptions import MlflowException
+
+        run = self._client.get_run(self.id)
+        verdict = run.data.tags.get(VERDICT, "none")
+        if verdict not in ALLOWED and not override.strip():
+            raise InputError(
+                f"the audit verdict of this run is {verdict!r}; registered are models with"
+                f" {' or '.join(ALLOWED)}, others with override=... and a reason"
+            )
+        if not run.outputs or not run.outputs.model_outputs:
+            raise InputError("this run has no stored model; accepted is a run that has finished")
+        model = run.outputs.model_outputs[-1].model_id
+        tags = {VERDICT: verdict} | ({OVERRIDE: override.strip()} if override.strip() else {})
+        if override.strip():
+            self.tags({OVERRIDE: override.strip()})
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = self._client.create_model_version(
+            name, f"models:/{model}", run_id=self.id, tags=tags, model_id=model
+        )
+        return str(found.version)
 
     def epoch(self, record: Epoch) -> None:
         """Add an epoch to the curves, in one write; a callback of training."""

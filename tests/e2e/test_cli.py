@@ -18,6 +18,15 @@ from kt_forecast.data.simulate import Simulation, simulate, write
 
 SERIES = {"--task", "--freq", "--gaps", "--stamps", "--past", "--future", "--static"}
 OPTIONS = {
+    "audit": {
+        "target",
+        "--contract",
+        "--json",
+        "--html",
+        "--junit",
+        "--strict",
+        "--self-test",
+    },
     "demo": {"--runs", "--device"},
     "train": {
         "recipe",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 TORCH = str(Path(torch.__file__).parent)
-HERE = str(Path(__file__).parent)
+HERE = str(Path(__file__).parents[1])
 
 WRAPPERS = ("/jaxtyping/", "/beartype/")
 """Parts of file names of decorators that stand between the user's code and torch."""
