@@ -278,6 +278,25 @@ def test_a_stored_model_predicts_in_a_fresh_process_even_where_the_store_moved(r
     assert "+" not in needs
 
 
+def test_what_is_not_proved_is_registered_for_a_recorded_reason_only(root, tmp_path):
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    (saved / "weights.txt").write_text("0")
+    with Tracker("study", "doubtful", root=root) as run:
+        run.model(saved)
+        run.verdict("unproven")
+    with pytest.raises(InputError, match="verdict of this run is 'unproven'"):
+        run.register("tracer")
+    assert run.register("tracer", override="history is counted by sorting") == "1"
+    version = Store(root).client.get_model_version("tracer", "1")
+    assert version.tags["verdict.override"] == "history is counted by sorting"
+    assert find("doubtful", root)["tag.verdict.override"] == "history is counted by sorting"
+    with Tracker("study", "sound", root=root) as run:
+        run.model(saved)
+        run.verdict("proved")
+    assert run.register("tracer") == "2"
+
+
 def test_the_environment_names_another_store(root, empty_store, tmp_path, monkeypatch):
     other = Path(shutil.copy(empty_store / "mlflow.db", tmp_path / "other.db"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
