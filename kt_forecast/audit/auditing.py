@@ -35,7 +35,10 @@ from kt_forecast.audit.search import Hit, Search, first_line, sampled
 STAGES = ("tracking", "search", "longer", "lengths", "replay", "rows", "streaming")
 """What an audit does after the probe."""
 
-QUICK_MOMENTS = 4
+KINDS, QUICK_KINDS = 4, 2
+"""Kinds of replacement that the search tries, and where a proof holds."""
+
+QUICK_MOMENTS = 3
 """Moments that the search samples where a proof holds, to check the proof itself."""
 
 GROUPS = 3
@@ -47,12 +50,13 @@ LONGEST = 4
 PATHS = (GRADIENTS, HALF, COMPILING)
 
 
-def audit(
+def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
     model: Any,  # noqa: ANN401 - a module, or anything that can be called
     batch: Any,  # noqa: ANN401 - any nest of tensors
     contract: Contract,
     *,
     call: Callable[[dict[str, Tensor]], Any] | None = None,
+    plain: Callable[[dict[str, Tensor]], Any] | None = None,
     modes: Collection[str] = (EVALUATION, TRAINING),
     moments: int = 16,
     seed: int = 0,
@@ -72,6 +76,9 @@ def audit(
         contract: when inputs are known and outputs needed.
         call: from the inputs by name (nested ones joined by dots) to any nest of outputs; by
             default the model is called as its users call it.
+        plain: the same call with parts that cannot be followed (a kernel, a trick of sorting)
+            written plainly. It is tracked in place of ``call`` if it gives the same outputs, which
+            is then a condition of the proof; all that is replaced is run by ``call``.
         modes: ``evaluation``, ``training`` or both; a system whose training couples rows by design
             is audited in evaluation only.
         moments: how many moments the search samples; all of them where there are no more.
@@ -88,7 +95,7 @@ def audit(
     if strange:
         raise ContractError(f"{strange} is no stage or mode; stages are {list(STAGES)}")
     module, called = stages.wrapped(model)
-    runner = Runner(module, call or calling(called, batch), seed)
+    runner = Runner(module, call or calling(called, batch), seed, plain)
     run = _Audit(runner, inputs, contract, tuple(modes), moments, frozenset(skip))
     return run.report(single=call is None and len(inputs) == 1)
 
@@ -162,6 +169,7 @@ class _Audit:
         )
         self.double = runs_in_double(self.runner, self.inputs, base)
         self.sizes = harvested(self.runner.model)
+        self._compare_plain()
         self._bind()
         judged = sorted({p for c in self.clocks for p in c.needed})
         self.scope |= {
@@ -180,6 +188,22 @@ class _Audit:
         self._note("probe", "passed" if self.repeats else "open", f"{same}; {double}", began)
         if not self.repeats:
             self.reasons.append("two runs of the same batch differ, with the same random draws")
+
+    def _compare_plain(self) -> None:
+        """Follow the plain form of the call only if it says the same as the call."""
+        if self.runner.plain is self.runner.call:
+            return
+        other = Runner(self.runner.model, self.runner.plain, self.runner.seed)
+        everywhere = {p: torch.ones(y.shape, dtype=torch.bool) for p, y in self.outputs.items()}
+        for mode in self.modes:
+            setting = Setting(mode, double=self.double)
+            own, found = self.runner(self.inputs, setting), other(self.inputs, setting)
+            far = moved(found, own, everywhere) if found.keys() == own.keys() else None
+            if found.keys() != own.keys() or (far and not is_rounding(found, own, far)):
+                self.reasons.append("the plain form of the call gives other outputs than the call")
+                self.runner.plain = self.runner.call
+                return
+        self.conditions.append("the call equals its plain form everywhere, as it does here")
 
     def _bind(self) -> None:
         """Find time axes where the contract leaves them open, and spread its clocks."""
@@ -326,7 +350,8 @@ class _Audit:
             if not groups or (found and (few or setting.weights == GENERIC)):
                 continue
             used = ticks[:QUICK_MOMENTS] if few else ticks
-            hits = search.run(setting, moments=used, groups=groups, few=few, double=self.double)
+            most = 1 if few else QUICK_KINDS if self._proved else KINDS
+            hits = search.run(setting, moments=used, groups=groups, most=most, double=self.double)
             alone = [hit for hit in hits if len(hit.inputs) == 1]
             self.hits += [(hit, "replacement") for hit in alone or hits]
 

@@ -103,8 +103,8 @@ def _counterexample(example: Counterexample) -> str:
     for name, before in example.before.items():
         after = example.after.get(name, before)
         if before.shape == after.shape and before.ndim and not torch.equal(before, after):
-            lines = [_along(before, example.place), _along(after, example.place)]
-            plots.append(_plot(f"input {name}, as it was and replaced", lines))
+            lines = _lines(before, after, example.place)
+            plots.append(_plot(f"{name} as it was (grey) and replaced (red)", lines))
     code = (
         "example = report.findings[0].counterexample\n"
         "example.save(Path('leak.npz'))\n"
@@ -115,15 +115,20 @@ def _counterexample(example: Counterexample) -> str:
     )
 
 
-def _along(x: torch.Tensor, place: Sequence[int]) -> list[float]:
-    """Return one line of a tensor: its second axis, in the row of a place."""
-    x = x.detach().cpu().double().nan_to_num()
-    if x.ndim == 1:
-        return list(x.tolist())
-    row = x[min(place[0] if place else 0, x.shape[0] - 1)]
-    while row.ndim > 1:
-        row = row[..., 0]
-    return list(row.tolist())
+def _lines(before: torch.Tensor, after: torch.Tensor, place: Sequence[int]) -> list[list[float]]:
+    """Return one line of each of two tensors, along the axis on which part of them differs."""
+    pair = [x.detach().cpu().double().nan_to_num() for x in (before, after)]
+    if pair[0].ndim > 1:
+        row = min(place[0] if place else 0, pair[0].shape[0] - 1)
+        pair = [x[row] for x in pair]
+    differs = pair[0] != pair[1]
+    shares = [
+        differs.movedim(a, 0).reshape(differs.shape[a], -1).any(1) for a in range(differs.ndim)
+    ]
+    axis = next((a for a, s in enumerate(shares) if bool(s.any()) and not bool(s.all())), 0)
+    columns = [x.movedim(axis, 0).reshape(x.shape[axis], -1) for x in pair]
+    widest = int((columns[0] - columns[1]).abs().sum(0).argmax())
+    return [list(c[:, widest].tolist()) for c in columns]
 
 
 def _plot(title: str, lines: list[list[float]]) -> str:

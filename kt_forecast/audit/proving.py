@@ -137,7 +137,7 @@ def _tracked(
 
     def call(inputs: dict[str, Tensor]) -> Any:  # noqa: ANN401 - whatever the model returns
         with path_of(replace(setting, path=path)):
-            return runner.call(inputs)
+            return runner.plain(inputs)
 
     with kept(runner.model), runner.set(setting):
         return track(call, inputs, available, model=runner.model, seed=runner.seed, **options)

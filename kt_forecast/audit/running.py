@@ -58,11 +58,13 @@ class Runner:
         model: the module whose state is kept.
         call: from named inputs to any nest of outputs.
         seed: of every random draw inside the model.
+        plain: the same call, written so that it can be followed; by default the call itself.
     """
 
-    def __init__(self, model: nn.Module, call: Call, seed: int) -> None:
+    def __init__(self, model: nn.Module, call: Call, seed: int, plain: Call | None = None) -> None:
         self.model = model
         self.call = call
+        self.plain = plain or call
         self.seed = seed
         self.count = 0
 

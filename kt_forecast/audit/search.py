@@ -79,7 +79,7 @@ class Search:
         *,
         moments: list[int],
         groups: Iterable[tuple[str, ...]],
-        few: bool = False,
+        most: int = 4,
         double: bool = True,
     ) -> list[Hit]:
         """Return a hit for each group of inputs that moves what it must not, in one setting.
@@ -88,13 +88,13 @@ class Search:
             setting: how to run the model.
             moments: after which everything is replaced.
             groups: names of inputs replaced together.
-            few: one kind of replacement only.
+            most: kinds of replacement to try; of single inputs two at most.
             double: whether the model can run in double precision.
         """
         groups = list(groups)
         try:
             with self.runner.held(setting) as run:
-                candidates = list(self._candidates(run, setting, moments, groups, few=few))
+                candidates = list(self._candidates(run, setting, moments, groups, most))
         except Exception as error:  # noqa: BLE001 - of a model nothing is known
             self.failed[str(setting)] = f"{type(error).__name__}: {first_line(error)}"
             return []
@@ -118,8 +118,7 @@ class Search:
         setting: Setting,
         moments: list[int],
         groups: list[tuple[str, ...]],
-        *,
-        few: bool,
+        most: int,
     ) -> Iterator[tuple[Hit, Outputs, Outputs]]:
         base = run(self.inputs)
         self.moving.setdefault(str(setting), False)
@@ -134,7 +133,7 @@ class Search:
                 if not any(bool(where.any()) for where in late.values()):
                     continue
                 every = len(names) == len(self.clocks.available)
-                for kind in self._kinds(names)[: 1 if few else 4 if every else 2]:
+                for kind in self._kinds(names)[: most if every else min(most, 2)]:
                     changed = dict(self.inputs)
                     for name, where in late.items():
                         changed[name] = replaced(self.inputs[name], where, kind, self.generator)

@@ -1,12 +1,15 @@
 """The audit that every trained knowledge tracer gets, without being asked."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 from torch import Tensor
 
 from kt_forecast.audit import Report, audit, kt
 from kt_forecast.sequences.interactions import Batch
+from kt_forecast.tasks import history
 from kt_forecast.tasks.knowledge_tracing import Tracer
+from kt_forecast.tracer import plain
 
 READ = ("question", "concepts", "seconds", "response", "extras")
 """Fields of a batch that a prediction may use, each at its moment."""
@@ -33,4 +36,10 @@ def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
         logits, _ = tracer(replace(first, **changed))  # type: ignore[arg-type]
         return logits.masked_fill(~first.real, 0.0)
 
-    return audit(tracer, inputs, kt(here.event), call=call, moments=moments)
+    def followed(changed: dict[str, Tensor]) -> Tensor:
+        names = ("counts_before", "last_before")
+        with patch.multiple(history, **{name: getattr(plain, name) for name in names}):
+            return call(changed)
+
+    contract = kt(here.event)
+    return audit(tracer, inputs, contract, call=call, plain=followed, moments=moments)
