@@ -205,6 +205,8 @@ def test_saved_weights_give_the_same_bits(name, scheme, tmp_path):
 def test_the_auditor_finds_nothing(name, scheme):
     report = audit_tracer(tracer(name, scheme), interactions(2, 9, bundles=True), moments=1)
     assert report.verdict != "leak", report.summary()
+    if name == "gpt":
+        assert report.verdict == "conditional", report.summary()
 
 
 def test_a_system_that_sees_the_window_is_refused():
