@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 TORCH = str(Path(torch.__file__).parent)
-HERE = str(Path(__file__).parents[1])
+HERE = str(Path(__file__).parent)
+AUDITOR = str(Path(__file__).parents[1])
 
 WRAPPERS = ("/jaxtyping/", "/beartype/")
 """Parts of file names of decorators that stand between the user's code and torch."""
@@ -101,6 +102,8 @@ def source() -> str:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - walks the stack without copying it
     while frame is not None:
         name = frame.f_code.co_filename
+        if name.startswith(AUDITOR) and not name.startswith(HERE):
+            return ""  # what lies beyond called the auditor, not the operation
         if not name.startswith((TORCH, HERE, "<")) and not any(part in name for part in WRAPPERS):
             return f"{_relative(name)}:{frame.f_lineno}"
         frame = frame.f_back
