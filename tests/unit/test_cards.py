@@ -72,7 +72,10 @@ def test_cards_of_ones_own(own):
     [
         ("title = ", "not valid TOML"),
         (CARD + 'formt = "auto"', "unknown key 'formt'; did you mean 'format'"),
-        (CARD.replace("knowledge_tracing", "chess"), "task: Input should be 'knowledge_tracing' or 'forecasting'"),
+        (
+            CARD.replace("knowledge_tracing", "chess"),
+            "task: Input should be 'knowledge_tracing' or 'forecasting'",
+        ),
         (CARD + '[[files]]\nurl = "ftp://x"\nname = "a"', "files.0.url"),
         (CARD + '[[files]]\nurl = "http://x"\nname = "../a"', "files.0.name"),
         (CARD + '[[files]]\nurl = "http://x"\nname = "a"\nsha256 = "12"', "files.0.sha256"),

@@ -13,8 +13,8 @@ from kt_forecast.audit import Report
 from kt_forecast.data.simulate import Simulation, simulate, write
 from kt_forecast.errors import InputError
 from kt_forecast.experiment import Recipe, evaluate, find, predict, report, run, tables
-from kt_forecast.experiment.running import CHECKPOINTS
 from kt_forecast.experiment.recipe import DataRecipe
+from kt_forecast.experiment.running import CHECKPOINTS
 from kt_forecast.experiment.stored import MODEL, RECIPE, RECORD, REPORT, SPLIT, TEST_READS, TRACKED
 from kt_forecast.tracer import load
 from kt_forecast.tracking import runs as tracked_runs
