@@ -3,6 +3,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from kt_forecast.cli import app
@@ -24,7 +25,17 @@ MADE_LATER = ("answers.csv", "sales.csv", "next_weeks.csv", "mlruns/", "predicti
 
 def test_the_readme_shows_every_command():
     shown = {words[1] for words in TYPED}
-    every = {"data", "train", "evaluate", "predict", "forecast", "report", "zoo", "study"}
+    every = {
+        "audit",
+        "data",
+        "evaluate",
+        "forecast",
+        "predict",
+        "report",
+        "study",
+        "train",
+        "zoo",
+    }
     assert shown == every
     assert {tuple(words) for words in COMMANDS if words[0] == "make"} == {
         ("make", "demo"),
@@ -83,7 +94,7 @@ def test_every_make_target_is_there():
 def test_the_python_lines_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KT_FORECAST_DATASETS", str(ROOT / "datasets"))
-    tracing, forecasting = (block for language, block in BLOCKS if language == "python")
+    tracing, forecasting, auditing = (block for language, block in BLOCKS if language == "python")
     seen = {}
     exec(compile(tracing, "README.md", "exec"), seen)  # noqa: S102
     assert seen["table"]["p_correct"].is_between(0, 1).all()
@@ -94,3 +105,6 @@ def test_the_python_lines_run(tmp_path, monkeypatch):
     assert set(seen["scores"]) == {"nlinear", "seasonal_naive", "ridge"}
     assert {"unique_id", "ds", "nlinear", "nlinear-lo-90"} <= set(seen["ahead"].columns)
     assert seen["past"]["cutoff"].n_unique() == 2
+    seen |= {"model": torch.nn.GRU(4, 4, batch_first=True), "batch": torch.randn(2, 7, 4)}
+    exec(compile(auditing, "README.md", "exec"), seen)  # noqa: S102
+    assert seen["report"].verdict == "proved"
