@@ -35,7 +35,7 @@ from kt_forecast.training import (
     Epoch,
     device_named,
     fit,
-    read_tensors,
+    read_model,
     workers,
     write_tensors,
 )
@@ -309,15 +309,7 @@ class Fitted:
             InputError: there is no model, or it is not one that this version reads.
         """
         path = folder / MODEL_FILE
-        if not path.is_file():
-            raise InputError(
-                f"{folder}: holds no {MODEL_FILE}; accepted is a folder of a saved forecaster"
-            )
-        tensors, facts = read_tensors(path)
-        if facts.get("format") != FORMAT:
-            raise InputError(
-                f"{path}: has model format {facts.get('format')!r}; this version reads {FORMAT}"
-            )
+        tensors, facts = read_model(folder, MODEL_FILE, version=FORMAT, what="forecaster")
         parts = {name: _part(tensors, name) for name in (MODEL, SCALE, SEEN, CONFORMAL)}
         arrays = {name: {k: t.numpy() for k, t in part.items()} for name, part in parts.items()}
         chosen, shape = plan(**facts["plan"]), WindowShape(**facts["shape"])

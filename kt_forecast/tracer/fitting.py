@@ -23,7 +23,7 @@ from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
 from kt_forecast.tasks.knowledge_tracing import Tracer
 from kt_forecast.tasks.prediction import predict, predict_batches
 from kt_forecast.tracer.systems import Plan, plan
-from kt_forecast.training import Checkpoint, Epoch, device_named, fit, read_tensors, write_tensors
+from kt_forecast.training import Checkpoint, Epoch, device_named, fit, read_model, write_tensors
 
 MODEL_FILE = "model.safetensors"
 FORMAT = 1
@@ -131,15 +131,7 @@ class Fitted:
             InputError: there is no model, or it is not one that this version reads.
         """
         path = folder / MODEL_FILE
-        if not path.is_file():
-            raise InputError(
-                f"{folder}: holds no {MODEL_FILE}; accepted is a folder of a saved model"
-            )
-        tensors, facts = read_tensors(path)
-        if facts.get("format") != FORMAT:
-            raise InputError(
-                f"{path}: has model format {facts.get('format')!r}; this version reads {FORMAT}"
-            )
+        tensors, facts = read_model(folder, MODEL_FILE, version=FORMAT, what="model")
         plain = {key: tuple(names) for key, names in facts["vocabulary"].items()}
         vocabulary = Vocabulary(**plain)
         chosen = plan(**facts["plan"])

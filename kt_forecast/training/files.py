@@ -61,6 +61,31 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
 
 
+def read_model(
+    folder: Path, name: str, *, version: int, what: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what a folder of a saved model holds.
+
+    Args:
+        folder: where it was saved.
+        name: of the file.
+        version: of its format that can be read.
+        what: the word for what it should be, for the message.
+
+    Raises:
+        InputError: there is no model, or it is not one that this version reads.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise InputError(f"{folder}: holds no {name}; accepted is a folder of a saved {what}")
+    tensors, facts = read_tensors(path)
+    if facts.get("format") != version:
+        raise InputError(
+            f"{path}: has model format {facts.get('format')!r}; this version reads {version}"
+        )
+    return tensors, facts
+
+
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies on the CPU that share no memory, as safetensors asks."""
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
