@@ -13,7 +13,7 @@ from kt_forecast.audit.axes import along_clocks, bound, find_axes, harvested, ne
 from kt_forecast.audit.contract import Contract, ContractError
 from kt_forecast.audit.findings import Findings
 from kt_forecast.audit.nest import calling, flattened
-from kt_forecast.audit.picture import drawn
+from kt_forecast.audit.picture import Drawing
 from kt_forecast.audit.proving import Proof, prove, row_clocks, row_count
 from kt_forecast.audit.replacing import is_rounding, kinds, moved, replaced, spread_clocks
 from kt_forecast.audit.report import Finding, Picture, Report, Stage, Verdict
@@ -135,6 +135,7 @@ class _Audit:
         found = findings.of_hits(self.hits, self.proofs)
         suspicions = () if found else findings.of_proofs(self.proofs)
         verdict = self._verdict(found)
+        picture, zoom = self._pictures()
         return Report(
             verdict=verdict,
             scope=self._scope(),
@@ -143,7 +144,9 @@ class _Audit:
             conditions=tuple(dict.fromkeys(self.conditions)) if verdict != "proved" else (),
             reasons=tuple(dict.fromkeys(self.reasons)) if verdict == "unproven" else (),
             stages=tuple(self.stages),
-            picture=self._picture(),
+            picture=picture,
+            zoom=zoom,
+            modules=self._modules(),
         )
 
     # The probe.
@@ -478,16 +481,26 @@ class _Audit:
             ),
         }
 
-    def _picture(self) -> Picture | None:
+    def _pictures(self) -> tuple[Picture | None, Picture | None]:
+        """Return a map of all moments, and one of single moments around the first leak."""
         if not self.clocks or not self.clocks[0].available:
-            return None
+            return None, None
+        clocks = self.clocks[0]
         labels = next((p.labels for p in self.proofs if p.labels), {})
-        replaced_hits = [hit for hit, method in self.hits if method == "replacement"]
-        setting = replaced_hits[0].setting if replaced_hits else Setting()
-        return drawn(
-            self.runner, self.inputs, self.clocks[0], labels, setting, self._generator(),
-            full=bool(replaced_hits),
-        )  # fmt: skip
+        hits = [hit for hit, method in self.hits if method == "replacement"]
+        setting = hits[0].setting if hits else Setting()
+        drawing = Drawing(self.runner, self.inputs, clocks, labels, setting, self.runner.seed)
+        whole = drawing.whole(full=bool(hits))
+        if not hits or hits[0].output not in clocks.needed or whole is None:
+            return whole, None
+        needed = clocks.needed[hits[0].output]
+        if len(hits[0].place) != needed.ndim:
+            return whole, None
+        moment = int(needed[hits[0].place])
+        return whole, drawing.around(moment, moment + hits[0].ticks)
+
+    def _modules(self) -> tuple[tuple[str, str], ...]:
+        return tuple((n, type(m).__name__) for n, m in self.runner.model.named_modules())
 
     def _do(self, name: str, stage: Callable[[], tuple[str, str]]) -> None:
         began = perf_counter()

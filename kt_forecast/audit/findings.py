@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from kt_forecast.audit.contract import Clock
 from kt_forecast.audit.dependency import Origin
+from kt_forecast.audit.picture import courses
 from kt_forecast.audit.proving import Proof, locate, row_clocks
 from kt_forecast.audit.repair import Evidence, named
 from kt_forecast.audit.replacing import Clocks, kinds, moved, replaced
-from kt_forecast.audit.report import Counterexample, Finding
-from kt_forecast.audit.running import Outputs, Runner, Setting
+from kt_forecast.audit.report import Counterexample, Course, Finding
+from kt_forecast.audit.running import Outputs, Runner, Setting, kept
 from kt_forecast.audit.search import Hit
 
 LOCATED = 4
@@ -64,6 +65,7 @@ class Findings:
                     seed=self.runner.seed,
                     method=method,
                 ),
+                courses=self._courses(hit, method) if i < LOCATED else (),
             )
             past = self._past_matters(hit) if method == "replacement" else None
             for origin in _or_none(origins):
@@ -101,6 +103,24 @@ class Findings:
             if places.get(hit.output):
                 return places[hit.output][:ORIGINS]
         return []
+
+    def _courses(self, hit: Hit, method: str) -> tuple[Course, ...]:
+        """Run both batches of a counter-example once more, for the page."""
+        clocks = next((c for c in self.clocks if hit.output in c.needed), None)
+        if clocks is None or method not in {"replacement", "rows", "replay"}:
+            return ()
+        try:
+            with self.runner.held(hit.setting) as run:
+                was = run(hit.before)
+                now = run(hit.after) if method != "replay" else {}
+            if method == "replay":
+                with kept(self.runner.model), self.runner.set(hit.setting):
+                    self.runner.run(hit.before, hit.setting)
+                    self.runner.run(hit.after, hit.setting)
+                    now = self.runner.run(hit.before, hit.setting)
+        except Exception:  # noqa: BLE001 - a finding without a plot is still a finding
+            return ()
+        return courses(hit, clocks, was, now)
 
     def _outputs(self, hit: Hit) -> Outputs:
         return self.runner(self.inputs, replace(hit.setting, double=False))

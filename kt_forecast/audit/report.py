@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
@@ -82,7 +82,7 @@ class Counterexample:
         was, now = (outputs[self.output][self.place] for outputs in (first, second))
         return float(change_of(now, was))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | IO[bytes]) -> None:
         """Write it to an ``.npz`` file without code in it."""
         facts = {
             "output": self.output,
@@ -114,6 +114,25 @@ class Counterexample:
 
 
 @dataclass(frozen=True)
+class Course:
+    """How one element of an input or output runs along its moments, in both runs.
+
+    Attributes:
+        name: of the input or the path of the output.
+        input: whether it is an input.
+        moments: when each value is known or needed.
+        before: its values in the first run.
+        after: its values in the second.
+    """
+
+    name: str
+    input: bool
+    moments: tuple[int, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Finding:
     """One way in which information gets in that could not be had.
 
@@ -131,6 +150,7 @@ class Finding:
         chain: the way from input to output.
         pattern: name of a known mistake, where the evidence says so.
         repair: what to do about that.
+        courses: for the page: what was replaced, and the output that moved, along time.
     """
 
     input: str
@@ -145,6 +165,7 @@ class Finding:
     chain: tuple[Link, ...] = ()
     pattern: str = ""
     repair: str = ""
+    courses: tuple[Course, ...] = ()
 
     @property
     def place(self) -> str:
@@ -199,6 +220,15 @@ class Picture:
     reach: tuple[int | None, ...]
     measured: tuple[tuple[float, ...], ...]
 
+    def legal(self, row: int) -> int:
+        """Return how many of the columns a row may depend on."""
+        return sum(known <= self.needed[row] for known in self.known)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether anything moved beyond the frontier."""
+        return any(v > 0 for y, row in enumerate(self.measured) for v in row[self.legal(y) :])
+
 
 @dataclass(frozen=True)
 class Report:
@@ -217,6 +247,8 @@ class Report:
         reasons: why nothing is proved.
         stages: what ran, what was skipped and why.
         picture: for the page.
+        zoom: the same moment by moment, where the leak is.
+        modules: qualified name and class of every submodule, as they are registered.
     """
 
     verdict: Verdict
@@ -227,6 +259,8 @@ class Report:
     reasons: tuple[str, ...] = field(default=())
     stages: tuple[Stage, ...] = field(default=())
     picture: Picture | None = field(default=None)
+    zoom: Picture | None = field(default=None)
+    modules: tuple[tuple[str, str], ...] = field(default=())
 
     def raise_for_leaks(self) -> None:
         """Do nothing, or raise.
