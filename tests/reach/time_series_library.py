@@ -1,0 +1,4 @@
+LIBRARY="x"
+CASES=()
+def version():
+    raise LookupError("x")
