@@ -104,8 +104,17 @@ class Runner:
                 _randomise(self.model, self.seed)
             if setting.double:
                 stack.enter_context(doubled(self.model))
-            self.model.train(setting.mode == TRAINING)
+            put_in_mode(self.model, training=setting.mode == TRAINING)
             yield
+
+
+def put_in_mode(model: nn.Module, *, training: bool) -> None:
+    """Put a model into training or evaluation, even if ``train`` means something else to it."""
+    try:
+        model.train(training)
+    except TypeError:
+        for module in model.modules():
+            module.training = training
 
 
 def tensors(out: Any) -> Outputs:  # noqa: ANN401 - whatever a model returns
