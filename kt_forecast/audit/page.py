@@ -1,222 +1,509 @@
-"""One self-contained page of an audit: verdict, map, way of the leak, counter-example, scope."""
+"""One self-contained page of an audit: verdict, way of the leak, counterexample, map, scope."""
 
+import base64
+import io
 import math
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from kt_forecast.audit.report import Counterexample, Finding, Picture, Report
+from kt_forecast.audit.drawing import heat_map, plot
+from kt_forecast.audit.report import Counterexample, Finding, Picture, Report, Stage
 
 MEANING = {
-    "leak": "An output moves when only what is known too late is replaced. The example replays.",
+    "leak": "An output moves when only what is known too late for it is replaced. It replays.",
     "unproven": "No leak was found, and it could not be proved that there is none.",
     "conditional": "Proved, as long as the conditions below hold.",
-    "proved": "No output depends on what it may not, in the scope below.",
+    "proved": "Every operation was followed: no output depends on what it may not, in the scope "
+    "below.",
 }
 
-CELL = 8
-"""Pixels of a cell of the map."""
+HEADLINES = {
+    "unproven": "No leak was found, and none is excluded",
+    "conditional": "No output depends on what is known too late, under conditions",
+    "proved": "No output depends on what is known too late",
+}
 
-WIDTH, HEIGHT = 420, 120
-"""Pixels of a plot."""
+NOWHERE = {
+    "rows": "It enters where rows of the batch meet; no operation along time can be named.",
+    "replay": "It enters through what the model keeps from one call to the next; no operation of "
+    "one call can be named.",
+    "length": "It enters through the length of the sequence; no operation of one run can be named.",
+    "streaming": "The step form and the whole differ; no operation of one run can be named.",
+}
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
-color:#1b1f24}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid #d5d9de}
-.verdict{display:inline-block;padding:.2rem .7rem;border-radius:.3rem;color:#fff;font-weight:700}
-.leak{background:#b3261e}.unproven{background:#8a5a00}.conditional{background:#1f6feb}
-.proved{background:#1a7f37}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .6rem;
-border-bottom:1px solid #e6e9ec;vertical-align:top}code,pre{font:13px ui-monospace,monospace}
-pre{background:#f4f6f8;padding:.8rem;overflow:auto}.entry{background:#fbe4e2;font-weight:600}
-figure{margin:1rem 0}figcaption{color:#57606a;font-size:.9rem}svg{max-width:100%;height:auto}
-ol.chain{padding-left:1.4rem}
-"""
+NEAR = 3
+"""Operations of a long chain shown on either side of the entry; others can be unfolded."""
+
+ALIKE = 3
+"""Submodules of one class in a row that are listed one by one; more of them share a line."""
+
+ENCLOSED = 2**19
+"""Bytes of a counterexample that a page carries along; a larger one is saved from the report."""
+
+SHOWN = 6
+"""Findings, and suspicions, that are shown in full."""
 
 
 def page(report: Report) -> str:
     """Return the page as HTML."""
-    parts = [
-        f"<h1>Audit <span class='verdict {report.verdict}'>{report.verdict.upper()}</span></h1>",
-        f"<p>{escape(MEANING[report.verdict])}</p>",
-        _list("Conditions", report.conditions),
-        _list("Why nothing is proved", report.reasons),
-        "".join(_finding(f) for f in report.findings),
-        "".join(_suspicion(f) for f in report.suspicions),
-        _map(report.picture, report.verdict) if report.picture else "",
-        _stages(report),
-        _scope(report.scope),
-    ]
-    body = "\n".join(part for part in parts if part)
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
-        f"<title>Audit: {report.verdict}</title><style>{STYLE}</style></head>"
-        f"<body>{body}</body></html>"
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    style = (here / "page.css").read_text("utf-8")
+    found = environment.get_template("page.html.jinja")
+    return str(found.render(**_content(report), style=_safe(style)))
 
 
-def _list(title: str, lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<h2>{title}</h2><ul>{items}</ul>" if items else ""
+def _safe(markup: str) -> Any:  # noqa: ANN401 - jinja's own type
+    """Mark what this package wrote itself as needing no escape."""
+    from markupsafe import Markup
+
+    return Markup(markup)  # noqa: S704 - names inside are escaped where they are put in
 
 
-def _finding(finding: Finding) -> str:
-    name = finding.pattern or "what is known too late"
-    lines = [
-        f"<h2>Leak: {escape(name)}</h2>",
-        f"<p><b>{escape(finding.output)}</b> moves by {finding.effect:.3g} when "
-        f"<b>{escape(finding.input)}</b>, known up to {finding.ticks} moments too late, is "
-        "replaced.</p>",
-        f"<p>Repair: {escape(finding.repair)}.</p>" if finding.repair else "",
-        _chain(finding),
+def _content(report: Report) -> dict[str, Any]:
+    """Return everything that the template names."""
+    findings = [_finding(report, i) for i in range(min(len(report.findings), SHOWN))]
+    suspicions = [_view(f) for f in report.suspicions[:SHOWN]]
+    marked = [f for f in (*report.findings, *report.suspicions) if f.chain]
+    tree = _tree(report.modules, marked[0] if marked else None)
+    content: dict[str, Any] = {
+        "verdict": report.verdict,
+        "subject": _subject(report),
+        "contract": _contract(report),
+        "headline": _headline(report),
+        "meaning": MEANING[report.verdict],
+        "tiles": _tiles(report),
+        "reasons": report.reasons,
+        "conditions": report.conditions,
+        "findings": findings,
+        "suspicions": suspicions,
+        "tree": tree,
+        "marked": bool(marked),
+        "tree_said": _tree_said(marked),
+        "stages": _stages(report),
+        "timed": bool(report.stages),
+        "scope": list(_scope(report.scope)),
+        **_covered(report),
+        **_maps(report),
+    }
+    shown = {
+        "why": ("reasons", "Why" if report.reasons else "Conditions"),
+        "leaks": ("findings", "Leak"),
+        "suspicions": ("suspicions", "Not excluded"),
+        "modules": ("tree", "Modules"),
+        "map": ("map", "Map"),
+        "scope": ("scope", "Proved and sampled"),
+    }
+    content["sections"] = [
+        (id_, title)
+        for id_, (key, title) in shown.items()
+        if content[key] or (id_ == "why" and report.conditions)
     ]
-    if isinstance(finding.counterexample, Counterexample):
-        lines.append(_counterexample(finding.counterexample))
-    return "".join(lines)
+    return content
 
 
-def _suspicion(finding: Finding) -> str:
-    return f"<h2>Not excluded</h2><p>{escape(str(finding))}</p>{_chain(finding)}"
+def _subject(report: Report) -> str:
+    if report.modules:
+        return report.modules[0][1]
+    return "a data pipeline" if "probes" in report.scope else "a model"
 
 
-def _chain(finding: Finding) -> str:
-    """Return the way from input to output, the entry marked."""
-    if not finding.chain:
-        return f"<p>Enters at {escape(finding.place)}.</p>" if finding.op else ""
-    items = []
-    for link in finding.chain:
-        entry = (link.module, link.op, link.source) == (finding.module, finding.op, finding.source)
-        mark = " class='entry'" if entry else ""
-        said = f"<code>{escape(link.op)}</code> in {escape(link.module or 'no module')}"
-        where = f" <small>{escape(link.source)}</small>" if link.source else ""
-        items.append(f"<li{mark}>{said}{where}{' &larr; enters here' if entry else ''}</li>")
-    return f"<p>The way from input to output:</p><ol class='chain'>{''.join(items)}</ol>"
+def _contract(report: Report) -> str:
+    contract = report.scope.get("contract", "")
+    return contract if isinstance(contract, str) else ""
 
 
-def _counterexample(example: Counterexample) -> str:
-    """Return the two runs of a counter-example as plots of the element that moves."""
-    plots = []
-    for name, before in example.before.items():
-        after = example.after.get(name, before)
-        if before.shape == after.shape and before.ndim and not torch.equal(before, after):
-            lines = _lines(before, after, example.place)
-            plots.append(_plot(f"{name} as it was (grey) and replaced (red)", lines))
-    code = (
-        "example = report.findings[0].counterexample\n"
-        "example.save(Path('leak.npz'))\n"
-        "Counterexample.load(Path('leak.npz')).replay(model)  # how far the output moves"
-    )
-    return (
-        f"<p>Counter-example: {escape(str(example))}.</p>{''.join(plots)}<pre>{escape(code)}</pre>"
-    )
+def _headline(report: Report) -> str:
+    if not report.findings:
+        return HEADLINES[report.verdict]
+    first = report.findings[0]
+    more = len(report.findings) - 1
+    also = f", and {more} more" if more else ""
+    return f"{_reads(first)}{also}"
 
 
-def _lines(before: torch.Tensor, after: torch.Tensor, place: Sequence[int]) -> list[list[float]]:
-    """Return one line of each of two tensors, along the axis on which part of them differs."""
-    pair = [x.detach().cpu().double().nan_to_num() for x in (before, after)]
-    if pair[0].ndim > 1:
-        row = min(place[0] if place else 0, pair[0].shape[0] - 1)
-        pair = [x[row] for x in pair]
-    differs = pair[0] != pair[1]
-    shares = [
-        differs.movedim(a, 0).reshape(differs.shape[a], -1).any(1) for a in range(differs.ndim)
-    ]
-    axis = next((a for a, s in enumerate(shares) if bool(s.any()) and not bool(s.all())), 0)
-    columns = [x.movedim(axis, 0).reshape(x.shape[axis], -1) for x in pair]
-    widest = int((columns[0] - columns[1]).abs().sum(0).argmax())
-    return [list(c[:, widest].tolist()) for c in columns]
+def _reads(finding: Finding) -> str:
+    """Say what reads what, as a title does."""
+    if finding.method == "replay":
+        return f"{finding.output} depends on an earlier call"
+    if finding.method == "length":
+        return f"{finding.output} depends on how long the sequence is"
+    if finding.method == "streaming":
+        return f"{finding.output} is not the same step by step"
+    if finding.ticks > 0:
+        unit = "row" if isinstance(finding.counterexample, Mapping) else "moment"
+        ticks = f"{finding.ticks} {unit}{'s' if finding.ticks > 1 else ''}"
+        return f"{finding.output} reads {finding.input}, {ticks} too early"
+    return f"{finding.output} reads {finding.input}"
 
 
-def _plot(title: str, lines: list[list[float]]) -> str:
-    values = [v for line in lines for v in line]
-    low, high = min(values), max(values)
-    spread = (high - low) or 1.0
-    drawn = []
-    for line, colour in zip(lines, ("#57606a", "#b3261e"), strict=False):
-        step = (WIDTH - 10) / max(len(line) - 1, 1)
-        points = " ".join(
-            f"{5 + i * step:.1f},{HEIGHT - 8 - (v - low) / spread * (HEIGHT - 16):.1f}"
-            for i, v in enumerate(line)
+def _tiles(report: Report) -> list[dict[str, str]]:
+    scope = report.scope
+    if report.findings:
+        first = report.findings[0]
+        tiles = [
+            ("Guilty input", first.input, ""),
+            ("Output that moves", first.output, f"by {first.effect:.3g}"),
+        ]
+        if first.ticks > 0:
+            tiles.append(("Reads ahead", str(first.ticks), "moments beyond the need"))
+        if first.op:
+            tiles.append(("Enters at", first.op, _at(first)))
+        elif first.pattern:
+            tiles.append(("Kind", first.pattern, ""))
+    else:
+        tiles = [
+            ("Operations followed", str(scope.get("operations", 0)), ""),
+            ("Replacements of the future", str(scope.get("trials", 0)), "none moved the past"),
+        ]
+        for title, key in (("Steps", "lengths"), ("Modes", "modes")):
+            if scope.get(key):
+                tiles.append((title, _said(scope[key]), ""))
+    return [{"name": name, "value": value, "more": more} for name, value, more in tiles]
+
+
+def _at(finding: Finding) -> str:
+    inside = f"in {finding.module}" if finding.module else ""
+    return " ".join(part for part in (inside, finding.source) if part)
+
+
+# Findings.
+
+
+def _view(finding: Finding) -> dict[str, Any]:
+    """Return what suspicions and findings have in common."""
+    return {
+        "title": finding.pattern or _reads(finding),
+        "sentence": _sentence(finding),
+        "repair": finding.repair,
+        "input": finding.input,
+        "output": finding.output,
+        "place": finding.place,
+        "nowhere": NOWHERE.get(finding.method, "No operation could be named."),
+        "links": _folded(finding),
+    }
+
+
+def _sentence(finding: Finding) -> str:
+    if finding.counterexample is None:
+        return str(finding)
+    late = f", known up to {finding.ticks} moments too late," if finding.ticks > 0 else ""
+    if isinstance(finding.counterexample, Mapping):
+        late = f", up to {finding.ticks} rows ahead," if finding.ticks > 0 else ""
+    if finding.method == "replay":
+        return f"{finding.output} moves by {finding.effect:.3g} after another call in between."
+    if finding.method == "length":
+        return (
+            f"{finding.output} differs by {finding.effect:.3g} between the whole sequence and its "
+            "beginning alone."
         )
-        drawn.append(
-            f"<polyline points='{points}' fill='none' stroke='{colour}' stroke-width='1.5'/>"
+    if finding.method == "streaming":
+        return f"{finding.output} differs by {finding.effect:.3g} when run step by step."
+    return f"{finding.output} moves by {finding.effect:.3g} when {finding.input}{late} is replaced."
+
+
+def _finding(report: Report, index: int) -> dict[str, Any]:
+    finding = report.findings[index]
+    example = finding.counterexample
+    view = _view(finding) | {
+        "is_model": isinstance(example, Counterexample),
+        "facts": [],
+        "plots": [],
+        "example": "",
+        "code": "",
+        "file": "",
+        "file_name": f"leak-{index + 1}.npz",
+    }
+    if isinstance(example, Counterexample):
+        view |= _replayed(finding, example, index, view["file_name"])
+    elif isinstance(example, Mapping):
+        view |= {"facts": list(_pipeline_facts(finding, example))}
+        if "change" in example:
+            view["code"] = (
+                "from kt_forecast.audit.pipeline import replay\n\n"
+                f"replay(function, table, contract, report.findings[{index}])"
+                f"  # how far {example.get('output', finding.output)} moves"
+            )
+    return view
+
+
+def _replayed(finding: Finding, example: Counterexample, index: int, name: str) -> dict[str, Any]:
+    """Return plots, the file and the lines that replay it."""
+    cut = example.moment if example.method == "replacement" else None
+    moments = [m for course in finding.courses for m in course.moments]
+    span = (min(moments, default=0), max(moments, default=1))
+    plots = [
+        {"svg": _safe(plot(c, cut, span)), "caption": _caption(c.name, cut, replaced=c.input)}
+        for c in finding.courses
+    ]
+    place = ", ".join(map(str, example.place))
+    stored = io.BytesIO()
+    example.save(stored)
+    enclosed = stored.tell() <= ENCLOSED
+    lines = ["from pathlib import Path", "", "from kt_forecast.audit import Counterexample", ""]
+    if not enclosed:
+        lines.append(f'report.findings[{index}].counterexample.save(Path("{name}"))')
+    lines += [
+        f'example = Counterexample.load(Path("{name}"))',
+        f"example.replay(model)  # {example.effect:.3g}: how far {finding.output}[{place}] moves",
+    ]
+    return {
+        "example": f"{example}.",
+        "plots": plots,
+        "code": "\n".join(lines),
+        "file": base64.b64encode(stored.getvalue()).decode() if enclosed else "",
+    }
+
+
+def _caption(name: str, cut: int | None, *, replaced: bool) -> str:
+    if replaced:
+        where = f" after moment {cut}" if cut is not None else ""
+        return f"{name}: as it was (grey), and replaced{where} (red)."
+    if cut is None:
+        return f"{name}: in the first run (grey) and in the second (red); dots: what moved."
+    return (
+        f"{name}: in the first run (grey) and in the second (red). On the blue ground, up to "
+        f"moment {cut}, nothing may move; dots: what moved."
+    )
+
+
+def _pipeline_facts(finding: Finding, example: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for title, name in (("Type", "type"), ("Time ahead", "span"), ("Found by", "found_by")):
+        value = getattr(finding, name, "")
+        if value:
+            yield title, _said(value)
+    if "before" in example:
+        row = f" (row {example['row']})" if "row" in example else ""
+        yield (
+            f"{example.get('output', finding.output)}{row}",
+            (f"{_said(example['before'])}, after the change {_said(example['after'])}"),
         )
-    svg = f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}'>{''.join(drawn)}</svg>"
-    return f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>"
+    for name, value in example.items():
+        if name in {"change", "first"}:
+            yield ("The change" if name == "change" else "Before it"), _said(value)
+        elif name not in {"output", "before", "after", "row"}:
+            yield name.capitalize(), _said(value)
 
 
-def _map(picture: Picture, verdict: str) -> str:
-    """Return the map of outputs by inputs, with the frontier of what is legal."""
-    rows, columns = len(picture.needed), len(picture.known)
-    largest = max((v for row in picture.measured for v in row if math.isfinite(v)), default=0.0)
-    cells, frontier = [], []
-    for y, row in enumerate(picture.measured):
-        legal = sum(known <= picture.needed[y] for known in picture.known)
-        reach = picture.reach[y]
-        reached = 0 if reach is None else sum(known <= reach for known in picture.known)
-        if reached > legal:
-            cells.append(_cell(legal, y, "#f6d5d2", width=reached - legal))
-        for x, value in enumerate(row):
-            if value > 0:
-                cells.append(_cell(x, y, _shade(value, largest, late=x >= legal)))
-        frontier.append(f"M{legal * CELL} {y * CELL}v{CELL}")
-        if y + 1 < rows:
-            later = sum(known <= picture.needed[y + 1] for known in picture.known)
-            frontier.append(f"H{later * CELL}")
-    svg = (
-        f"<svg viewBox='-1 -1 {columns * CELL + 2} {rows * CELL + 2}' "
-        f"width='{min(columns * CELL * 2, 640)}' role='img' aria-label='outputs by inputs'>"
-        f"<rect width='{columns * CELL}' height='{rows * CELL}' fill='#fff' stroke='#d5d9de'/>"
-        f"{''.join(cells)}<path d='{''.join(frontier)}' fill='none' stroke='#000' "
-        "stroke-width='1.5'/></svg>"
-    )
-    shown = "measured" if verdict == "leak" else "measured, where it is allowed"
-    said = (
-        f"Rows: outputs by the moment they are needed ({picture.needed[0]} to "
-        f"{picture.needed[-1]}). Columns: inputs by the moment they are known "
-        f"({picture.known[0]} to {picture.known[-1]}). Black: the frontier; what lies right of it "
-        f"is too late. Blue: {shown}; red: {shown} beyond the frontier; pale red: tracking cannot "
-        "exclude it. Where many moments share a cell it shows the largest."
-    )
-    return f"<h2>What moves what</h2><figure>{svg}<figcaption>{said}</figcaption></figure>"
+# The way and the modules.
 
 
-def _cell(x: int, y: int, colour: str, width: int = 1) -> str:
+@dataclass
+class _Link:
+    """One operation of the way, numbered."""
+
+    number: int
+    module: str
+    op: str
+    source: str
+    entry: bool
+
+
+@dataclass
+class _Node:
+    """One submodule of the tree."""
+
+    name: str
+    kind: str
+    parts: list["_Node"] = field(default_factory=list)
+    links: list[_Link] = field(default_factory=list)
+    open: bool = False
+    entry: bool = False
+
+
+def _links(finding: Finding) -> list[_Link]:
+    found = []
+    place = (finding.module, finding.op, finding.source)
+    entered = False
+    for i, link in enumerate(finding.chain):
+        entry = not entered and (link.module, link.op, link.source) == place
+        entered = entered or entry
+        found.append(_Link(i + 1, link.module, link.op, link.source, entry))
+    return found
+
+
+def _folded(finding: Finding) -> list[dict[str, Any]]:
+    """Return the way, with what is far from its ends and from the entry folded up."""
+    links = _links(finding)
+    entry = next((i for i, link in enumerate(links) if link.entry), 0)
+    last = len(links) - 1
+    found: list[dict[str, Any]] = []
+    hidden: list[_Link] = []
+    for i, link in enumerate(links):
+        if i in {0, last} or abs(i - entry) <= NEAR:
+            if hidden:
+                found.append({"folded": hidden, "link": None})
+                hidden = []
+            found.append({"folded": [], "link": link})
+        else:
+            hidden.append(link)
+    return found
+
+
+def _tree(modules: Sequence[tuple[str, str]], finding: Finding | None) -> _Node | None:
+    """Return the modules as a tree, the way of a leak written into it."""
+    if not modules:
+        return None
+    nodes: dict[str, _Node] = {}
+    for name, kind in modules:
+        node = nodes[name] = _Node(name.rpartition(".")[2] or "model", kind)
+        if name:
+            nodes.get(name.rpartition(".")[0], nodes[""]).parts.append(node)
+    for link in _links(finding) if finding else []:
+        name = link.module.split(" (", maxsplit=1)[0]
+        name = "" if name == "<model>" or name not in nodes else name
+        nodes[name].links.append(link)
+        nodes[name].entry |= link.entry
+        while True:
+            nodes[name].open = True
+            if not name:
+                break
+            name = name.rpartition(".")[0]
+    root = nodes[""]
+    root.open = True
+    _gather(root)
+    return root
+
+
+def _gather(node: _Node) -> None:
+    """Let many submodules of one class, through which the leak does not pass, share a line."""
+    kept: list[_Node] = []
+    run: list[_Node] = []
+    for part in [*node.parts, None]:
+        alike = part is not None and not part.open and (not run or run[0].kind == part.kind)
+        if alike and part is not None:
+            run.append(part)
+            continue
+        if len(run) > ALIKE:
+            names = f"{run[0].name} to {run[-1].name}"
+            kept.append(_Node(names, f"{len(run)} of {run[0].kind}", parts=run))
+        else:
+            kept += run
+        run = []
+        if part is not None and part.open:
+            kept.append(part)
+        elif part is not None:
+            run = [part]
+    node.parts = kept
+    for part in kept:
+        if part not in run:
+            _gather(part) if not part.kind.startswith(f"{len(part.parts)} of ") else None
+
+
+def _tree_said(marked: Sequence[Finding]) -> str:
+    if not marked:
+        return "The submodules as they are registered; unfold them to see inside."
+    place = marked[0].place
     return (
-        f"<rect x='{x * CELL}' y='{y * CELL}' width='{width * CELL}' height='{CELL}' "
-        f"fill='{colour}'/>"
+        f"The first way from input to output, operation by operation, inside the modules it "
+        f"passes through. It enters at {place}."
     )
 
 
-def _shade(value: float, largest: float, *, late: bool) -> str:
-    """Return a colour on a logarithmic scale."""
-    share = 1.0 if not math.isfinite(value) or largest <= 0 else value / largest
-    depth = min(1.0, max(0.15, 1.0 + math.log10(max(share, 1e-9)) / 6))
-    light = round(92 - 52 * depth)
-    return f"hsl({4 if late else 212} 70% {light}%)"
+# The map.
 
 
-def _stages(report: Report) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(s.name)}</td><td>{escape(s.outcome)}</td><td>{escape(s.detail)}</td>"
-        f"<td>{s.seconds:.2f} s</td></tr>"
-        for s in report.stages
+def _maps(report: Report) -> dict[str, Any]:
+    picture, zoom = report.picture, report.zoom
+    if picture is None:
+        return {"map": "", "zoom": "", "hatched": False}
+    beyond = [
+        y
+        for y, reach in enumerate(picture.reach)
+        if reach is not None and reach > picture.needed[y]
+    ]
+    shared = len(picture.known) > 1 and _shares(picture)
+    caption = "All moments." + (
+        " Many moments share a cell, which shows the largest change of them." if shared else ""
     )
-    return (
-        "<h2>What ran</h2><p>Tracking and rows are proofs where they say proved; all other stages "
-        "sample.</p><table><thead><tr><th>stage</th><th>outcome</th><th>what</th><th>time</th>"
-        f"</tr></thead><tbody>{rows}</tbody></table>"
-    )
+    found = {
+        "map": _safe(heat_map(picture, told=len(picture.known) <= 24, box=zoom)),
+        "map_said": "Each input moment was replaced alone, and every output held against what it "
+        "was. What lies right of the frontier is known too late. Deeper colours are larger "
+        "changes, on a logarithmic scale.",
+        "map_caption": caption,
+        "hatched": bool(beyond),
+        "zoom": "",
+    }
+    if zoom is not None:
+        found["zoom"] = _safe(heat_map(zoom, told=True))
+        found["zoom_caption"] = (
+            "The dotted part of the map, moment by moment; point at a cell for its number."
+        )
+    return found
 
 
-def _scope(scope: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{escape(str(value))}</td></tr>"
-        for name, value in scope.items()
-        if value not in ("", [], {})
-    )
-    return f"<h2>Scope</h2><table><tbody>{rows}</tbody></table>"
+def _shares(picture: Picture) -> bool:
+    steps = {b - a for a, b in zip(picture.known, picture.known[1:], strict=False)}
+    return len(picture.known) > 32 and min(steps, default=1) > 1
+
+
+# What was covered.
+
+
+def _stages(report: Report) -> list[Stage]:
+    if report.stages:
+        return list(report.stages)
+    return [_probe(record) for record in report.scope.get("probes", [])]
+
+
+def _probe(record: Mapping[str, Any]) -> Stage:
+    """Return a probe of a pipeline as a stage."""
+    found, skipped = record.get("found", []), record.get("skipped", "")
+    ran = f"{record.get('ran', 0)} runs, {record.get('rows_compared', 0)} rows compared"
+    failed = sum(record.get("failed", {}).values()) if record.get("failed") else 0
+    detail = [skipped] if skipped else [ran]
+    detail += [f"{failed} failed"] if failed else []
+    detail += [f"found {', '.join(map(str, found))}"] if found else []
+    outcome = "found" if found else "skipped" if skipped else "passed"
+    return Stage(str(record.get("probe", "")), outcome, "; ".join(detail))
+
+
+def _covered(report: Report) -> dict[str, Any]:
+    """Say what was proved, what was sampled and what neither covers."""
+    stages = _stages(report)
+    proved = [f"{s.name}: {s.detail}" for s in stages if s.outcome == "proved"]
+    sampled = [f"{s.name}: {s.detail}" for s in stages if s.outcome in {"passed", "found"}]
+    left = [f"{s.name}: {s.detail}" for s in stages if s.outcome in {"skipped", "failed", "open"}]
+    left += [str(line) for line in report.scope.get("open", [])]
+    rest = report.scope.get("not_covered", "")
+    left += [part for part in str(rest).split("; ") if part]
+    search = "probes" in report.scope
+    none = "Nothing: a search finds leaks and proves none." if search else "Nothing."
+    left = list(dict.fromkeys(left))
+    return {"proved": proved, "sampled": sampled, "left_out": left, "none_proved": none}
+
+
+TOLD = frozenset({"probes", "open", "not_covered", "conditions"})
+"""Parts of a scope that stand elsewhere on the page."""
+
+
+def _scope(scope: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for name, value in scope.items():
+        if name not in TOLD and value not in ("", [], {}):
+            yield name.replace("_", " "), _said(value)
+
+
+def _said(value: Any) -> str:  # noqa: ANN401 - any part of a scope
+    """Say a nest of plain values."""
+    if isinstance(value, Mapping):
+        parts = [f"{k} {_said(v)}" for k, v in value.items() if v not in ("", [], (), {}, None)]
+        return "; ".join(parts)
+    if isinstance(value, list | tuple):
+        inner = ["(" + _said(v) + ")" if isinstance(v, list | tuple) else _said(v) for v in value]
+        return ", ".join(inner)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.6g}"
+    return str(value)

@@ -137,11 +137,25 @@ def prepare(recipe: Recipe, interactions: Interactions, stored: Path | None = No
         roles = load_split(stored, interactions)
     else:
         roles = split(interactions, recipe.seeded_split())
+    return lay_out(recipe, interactions, roles)
+
+
+def lay_out(
+    recipe: Recipe,
+    interactions: Interactions,
+    roles: Split,
+    wanted: tuple[Role, ...] = (Role.TRAIN, Role.VALID, Role.TEST),
+) -> Rows:
+    """Return the sequences of some roles, by the names that training rows hold.
+
+    Args:
+        recipe: names the answer-side columns that are read, and whether labels are coins.
+        interactions: the table.
+        roles: of its rows.
+        wanted: roles that have rows.
+    """
     vocabulary = fit_vocabulary(interactions, roles, extras=recipe.data.extras)
-    parts = {
-        role: build_role(interactions, vocabulary, roles, role)
-        for role in (Role.TRAIN, Role.VALID, Role.TEST)
-    }
+    parts = {role: build_role(interactions, vocabulary, roles, role) for role in wanted}
     labels = "as observed"
     if recipe.coin_flip:
         labels = f"coin {recipe.seed}"

@@ -261,7 +261,7 @@ ATTENTION = {
     "final_fc_dim": 8,
     "num_attn_heads": 2,
 }
-LONG = ATTENTION | {"seq_len": STEPS, "final_fc_dim2": 8}
+LONG = ATTENTION | {"seq_len": 2 * STEPS, "final_fc_dim2": 8}
 MEMORY = {"dim_s": 8, "size_m": 4, "dropout": 0.1}
 PLUS = {"lambda_r": 0.1, "lambda_w1": 0.1, "lambda_w2": 0.1}
 ADVERSARIAL = {"skill_dim": 8, "answer_dim": 8, "hidden_dim": 8, "attention_dim": 8}
@@ -327,7 +327,7 @@ CASES = (
     Case("UKT", partial(built, "ukt", LONG, as_batch, embedding="stoc_qid")),
     Case(
         "stableKT",
-        partial(built, "stablekt", LONG, as_batch, embedding="qid_alibi"),
+        partial(built, "stablekt", LONG, as_batch, embedding="qid_woha"),
         changed=CUDA,
         context=without_cuda,
     ),
