@@ -518,8 +518,10 @@ class _Audit:
 
 
 def _spaced(moments: list[int], count: int) -> list[int]:
-    """Return some of the moments, evenly spaced."""
+    """Return some of the moments, evenly spaced, those in the middle first."""
     values = sorted(set(moments))
-    if len(values) <= max(count, 1):
-        return values
-    return [values[i * (len(values) - 1) // max(count - 1, 1)] for i in range(count)]
+    if len(values) > max(count, 1):
+        values = [values[i * (len(values) - 1) // max(count - 1, 1)] for i in range(count)]
+    middle = (len(values) - 1) / 2
+    order = sorted(range(len(values)), key=lambda i: abs(i - middle))
+    return [values[i] for i in order]

@@ -4,12 +4,12 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kt_forecast.audit.drawing import heat_map, plot
-from kt_forecast.audit.report import Counterexample, Finding, Picture, Report, Stage
+from kt_forecast.audit.report import Counterexample, Course, Finding, Picture, Report, Stage
 
 MEANING = {
     "leak": "An output moves when only what is known too late for it is replaced. It replays.",
@@ -41,6 +41,9 @@ ALIKE = 3
 
 ENCLOSED = 2**19
 """Bytes of a counterexample that a page carries along; a larger one is saved from the report."""
+
+AROUND = 64
+"""Moments that a plot shows at most; of longer runs those around where the replacement begins."""
 
 SHOWN = 6
 """Findings, and suspicions, that are shown in full."""
@@ -142,8 +145,7 @@ def _reads(finding: Finding) -> str:
         return f"{finding.output} is not the same step by step"
     if finding.ticks > 0:
         unit = "row" if isinstance(finding.counterexample, Mapping) else "moment"
-        ticks = f"{finding.ticks} {unit}{'s' if finding.ticks > 1 else ''}"
-        return f"{finding.output} reads {finding.input}, {ticks} too early"
+        return f"{finding.output} reads {finding.input}, {_counted(finding.ticks, unit)} too early"
     return f"{finding.output} reads {finding.input}"
 
 
@@ -156,7 +158,8 @@ def _tiles(report: Report) -> list[dict[str, str]]:
             ("Output that moves", first.output, f"by {first.effect:.3g}"),
         ]
         if first.ticks > 0:
-            tiles.append(("Reads ahead", str(first.ticks), "moments beyond the need"))
+            unit = "row" if isinstance(first.counterexample, Mapping) else "moment"
+            tiles.append(("Reads ahead", _counted(first.ticks, unit), "beyond the need"))
         if first.op:
             tiles.append(("Enters at", first.op, _at(first)))
         elif first.pattern:
@@ -183,7 +186,7 @@ def _at(finding: Finding) -> str:
 def _view(finding: Finding) -> dict[str, Any]:
     """Return what suspicions and findings have in common."""
     return {
-        "title": finding.pattern or _reads(finding),
+        "title": _capital(finding.pattern or _reads(finding)),
         "sentence": _sentence(finding),
         "repair": finding.repair,
         "input": finding.input,
@@ -194,12 +197,22 @@ def _view(finding: Finding) -> dict[str, Any]:
     }
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _counted(n: int, unit: str) -> str:
+    return f"{n} {unit}{'' if n == 1 else 's'}"
+
+
 def _sentence(finding: Finding) -> str:
     if finding.counterexample is None:
         return str(finding)
-    late = f", known up to {finding.ticks} moments too late," if finding.ticks > 0 else ""
+    late = (
+        f", known up to {_counted(finding.ticks, 'moment')} too late," if finding.ticks > 0 else ""
+    )
     if isinstance(finding.counterexample, Mapping):
-        late = f", up to {finding.ticks} rows ahead," if finding.ticks > 0 else ""
+        late = f", up to {_counted(finding.ticks, 'row')} ahead," if finding.ticks > 0 else ""
     if finding.method == "replay":
         return f"{finding.output} moves by {finding.effect:.3g} after another call in between."
     if finding.method == "length":
@@ -242,9 +255,12 @@ def _replayed(finding: Finding, example: Counterexample, index: int, name: str) 
     cut = example.moment if example.method == "replacement" else None
     moments = [m for course in finding.courses for m in course.moments]
     span = (min(moments, default=0), max(moments, default=1))
+    if cut is not None and span[1] - span[0] > AROUND:
+        far = min(cut + max(finding.ticks, 0), cut + AROUND // 2)
+        span = (max(span[0], cut - AROUND // 4), min(span[1], far + AROUND // 4))
     plots = [
         {"svg": _safe(plot(c, cut, span)), "caption": _caption(c.name, cut, replaced=c.input)}
-        for c in finding.courses
+        for c in (_within(course, span) for course in finding.courses)
     ]
     place = ", ".join(map(str, example.place))
     stored = io.BytesIO()
@@ -265,6 +281,16 @@ def _replayed(finding: Finding, example: Counterexample, index: int, name: str) 
     }
 
 
+def _within(course: Course, span: tuple[int, int]) -> Course:
+    inside = [i for i, m in enumerate(course.moments) if span[0] <= m <= span[1]]
+    return replace(
+        course,
+        moments=tuple(course.moments[i] for i in inside),
+        before=tuple(course.before[i] for i in inside),
+        after=tuple(course.after[i] for i in inside),
+    )
+
+
 def _caption(name: str, cut: int | None, *, replaced: bool) -> str:
     if replaced:
         where = f" after moment {cut}" if cut is not None else ""
@@ -273,7 +299,7 @@ def _caption(name: str, cut: int | None, *, replaced: bool) -> str:
         return f"{name}: in the first run (grey) and in the second (red); dots: what moved."
     return (
         f"{name}: in the first run (grey) and in the second (red). On the blue ground, up to "
-        f"moment {cut}, nothing may move; dots: what moved."
+        f"moment {cut}, nothing may move; ringed: what moved all the same."
     )
 
 
@@ -311,14 +337,36 @@ class _Link:
 
 @dataclass
 class _Node:
-    """One submodule of the tree."""
+    """One submodule of the tree.
+
+    Attributes:
+        name: last part of its name.
+        kind: its class.
+        parts: submodules.
+        links: operations of the way that ran in it.
+        passed: whether the way passes through it or what is inside.
+        open: whether it is unfolded.
+        entry: whether the leak enters in it.
+    """
 
     name: str
     kind: str
     parts: list["_Node"] = field(default_factory=list)
     links: list[_Link] = field(default_factory=list)
+    passed: bool = False
     open: bool = False
     entry: bool = False
+
+    @property
+    def numbers(self) -> str:
+        """Say which operations of the way ran in it, where it is folded up."""
+        inside = [link.number for link in self.links]
+        pending = list(self.parts)
+        while pending:
+            part = pending.pop()
+            inside += [link.number for link in part.links]
+            pending += part.parts
+        return f"operation{'s' * (len(inside) > 1)} {', '.join(map(str, sorted(inside)))}"
 
 
 def _links(finding: Finding) -> list[_Link]:
@@ -364,11 +412,12 @@ def _tree(modules: Sequence[tuple[str, str]], finding: Finding | None) -> _Node 
         name = "" if name == "<model>" or name not in nodes else name
         nodes[name].links.append(link)
         nodes[name].entry |= link.entry
-        while True:
-            nodes[name].open = True
-            if not name:
-                break
-            name = name.rpartition(".")[0]
+        above = [name]
+        while above[-1]:
+            above.append(above[-1].rpartition(".")[0])
+        for title in above:
+            nodes[title].passed = True
+            nodes[title].open |= link.entry
     root = nodes[""]
     root.open = True
     _gather(root)
@@ -379,25 +428,19 @@ def _gather(node: _Node) -> None:
     """Let many submodules of one class, through which the leak does not pass, share a line."""
     kept: list[_Node] = []
     run: list[_Node] = []
-    for part in [*node.parts, None]:
-        alike = part is not None and not part.open and (not run or run[0].kind == part.kind)
-        if alike and part is not None:
-            run.append(part)
-            continue
-        if len(run) > ALIKE:
-            names = f"{run[0].name} to {run[-1].name}"
-            kept.append(_Node(names, f"{len(run)} of {run[0].kind}", parts=run))
-        else:
-            kept += run
-        run = []
-        if part is not None and part.open:
-            kept.append(part)
-        elif part is not None:
-            run = [part]
-    node.parts = kept
-    for part in kept:
-        if part not in run:
-            _gather(part) if not part.kind.startswith(f"{len(part.parts)} of ") else None
+    for part in node.parts:
+        _gather(part)
+        if part.passed or (run and run[0].kind != part.kind):
+            kept += _shared(run)
+            run = []
+        (kept if part.passed else run).append(part)
+    node.parts = [*kept, *_shared(run)]
+
+
+def _shared(run: list[_Node]) -> list[_Node]:
+    if len(run) <= ALIKE:
+        return run
+    return [_Node(f"{run[0].name} to {run[-1].name}", f"{len(run)} of {run[0].kind}", run)]
 
 
 def _tree_said(marked: Sequence[Finding]) -> str:
@@ -474,14 +517,21 @@ def _covered(report: Report) -> dict[str, Any]:
     stages = _stages(report)
     proved = [f"{s.name}: {s.detail}" for s in stages if s.outcome == "proved"]
     sampled = [f"{s.name}: {s.detail}" for s in stages if s.outcome in {"passed", "found"}]
-    left = [f"{s.name}: {s.detail}" for s in stages if s.outcome in {"skipped", "failed", "open"}]
+    left = [f"{s.name}: {s.detail}" for s in stages if s.outcome == "skipped"]
+    tried = [f"{s.name}: {s.detail}" for s in stages if s.outcome in {"open", "failed"}]
     left += [str(line) for line in report.scope.get("open", [])]
     rest = report.scope.get("not_covered", "")
     left += [part for part in str(rest).split("; ") if part]
     search = "probes" in report.scope
     none = "Nothing: a search finds leaks and proves none." if search else "Nothing."
     left = list(dict.fromkeys(left))
-    return {"proved": proved, "sampled": sampled, "left_out": left, "none_proved": none}
+    return {
+        "proved": proved,
+        "tried": tried,
+        "sampled": sampled,
+        "left_out": left,
+        "none_proved": none,
+    }
 
 
 TOLD = frozenset({"probes", "open", "not_covered", "conditions"})
