@@ -149,7 +149,7 @@ def plot(course: Course, cut: int | None, span: tuple[int, int]) -> str:
     low, high = min(values, default=0.0), max(values, default=1.0)
     if high == low:
         low, high = low - 0.5, high + 0.5
-    left, right, top, bottom = 58, WIDTH - 10, 8, HEIGHT - 28
+    left, right, top, bottom = 58.0, WIDTH - 10.0, 8.0, HEIGHT - 28.0
     wide = (right - left) / max(span[1] - span[0], 1)
 
     def across(moment: float) -> float:
