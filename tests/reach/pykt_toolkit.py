@@ -286,7 +286,12 @@ CASES = (
     ),
     Case("DKVMN", partial(built, "dkvmn", MEMORY, whole), HONEST, PROVED),
     Case("DeepIRT", partial(built, "deep_irt", MEMORY, whole), HONEST, PROVED),
-    Case("SKVMN", partial(built, "skvmn", MEMORY, whole)),
+    Case(
+        "SKVMN",
+        partial(built, "skvmn", MEMORY, whole),
+        LEAK,
+        "reading of its code: a kept hidden state is overwritten in place at the next step",
+    ),
     Case("SAKT", partial(built, "sakt", BLOCKS | {"num_en": 1}, next_asked), HONEST, PROVED),
     Case("SAINT", partial(built, "saint", BLOCKS | {"n_blocks": 1}, saint), HONEST, PROVED),
     Case(

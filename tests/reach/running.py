@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import io
 import random
 import signal
@@ -101,6 +102,17 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep libraries from logging."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def audited(case: Case) -> Report:
     """Build and audit a case, whatever it prints and warns of."""
     torch.manual_seed(0)
@@ -111,6 +123,7 @@ def audited(case: Case) -> Report:
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
         case.context(),
+        silent(),
     ):
         warnings.simplefilter("ignore")
         built = case.build()
