@@ -116,7 +116,7 @@ class Store:
         """Mark runs of this machine as failed whose process ended without a word."""
         ids = list(self.experiments())
         for run in self.client.search_runs(ids, "attributes.status = 'RUNNING'"):
-            if _is_dead(run.data.tags.get(PROCESS, "")):
+            if is_dead(run.data.tags.get(PROCESS, "")):
                 self.client.set_tag(run.info.run_id, "error", "the process ended without a word")
                 self.client.set_terminated(run.info.run_id, "FAILED")
 
@@ -131,7 +131,7 @@ def _machine() -> str:
     return f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
-def _is_dead(process: str) -> bool:
+def is_dead(process: str) -> bool:
     """Return whether a process was of this machine and is no more."""
     machine, _, rest = process.partition(" ")
     pid, _, born = rest.partition(" ")
