@@ -213,3 +213,43 @@ def test_no_operator_moves_an_output_beyond_its_label(share, capsys):
         print(f"\noperators {share + 1}/{SHARES}: {dict(counts)}, {time.monotonic() - start:.0f} s")
     assert [f for f in failures if f[1] != "mixed"] == []
     assert counts["sound"] > 50
+
+
+I = torch.tensor
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        lambda i: (i,),
+        lambda i: (I([[0], [1]]), i),
+        lambda i: (i, I([1, 0])),
+        lambda i: (slice(None), i, I([0, 2])),
+        lambda i: (i, slice(None), I([0, 2])),
+        lambda i: (I([0, 1]), slice(None), i),
+        lambda i: (I([1]), i, i),
+    ],
+)
+@pytest.mark.parametrize("writes", ["read", "written", "added"])
+def test_known_indices_beside_computed_ones_cover_what_moves(indices, writes):
+    x = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(0))
+    chosen = I([0, 1])
+
+    def call(x, i, values):
+        at = indices(i)
+        if writes == "read":
+            return x[at]
+        out = x.clone()
+        if writes == "written":
+            out[at] = values
+            return out
+        at = tuple(
+            torch.arange(x.shape[a]) if isinstance(k, slice) else k for a, k in enumerate(at)
+        )
+        if any(k.ndim == 1 and len(k) == 3 for k in at):
+            return x[indices(i)]
+        return out.index_put(at, values, accumulate=True)
+
+    case = Case(call, (x, chosen, I(2.0)), lambda *_: True)
+    missed, _ = case.missed(torch.Generator().manual_seed(3))
+    assert missed is None

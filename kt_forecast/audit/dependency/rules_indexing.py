@@ -1,5 +1,6 @@
 """Operations that pick elements by index: known indices move labels, computed ones join theirs."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -66,16 +67,37 @@ def _adjacent(axes: list[int]) -> bool:
 
 
 def _rows_of(call: Call, latest: Tensor, indices: Indices) -> Tensor:
-    """Return labels of computed indices: the greatest along what is indexed, and theirs."""
+    """Return labels of computed indices: the greatest along what they choose from, and theirs.
+
+    Indices among them that are constants move labels as they do elsewhere.
+    """
+    free, held = _held(call, indices)
+    body = torch.ops.aten.index(greatest(latest, free).contiguous(), held)
+    return torch.maximum(body, _picks(call, indices, latest.ndim))
+
+
+def _held(call: Call, indices: Indices) -> tuple[list[int], list[Tensor | None]]:
+    """Return the axes along which computed indices choose, and indices that stay there."""
+    free = [
+        axis
+        for axis, index in enumerate(indices)
+        if index is not None and not bool(every(call.shadow(index).known, keep=False))
+    ]
+    held = [
+        torch.zeros_like(index) if axis in free and index is not None else index
+        for axis, index in enumerate(indices)
+    ]
+    return free, held
+
+
+def _picks(call: Call, indices: Indices, ndim: int) -> Tensor:
+    """Return labels of the indices themselves, laid along what they pick."""
     axes = [a for a, i in enumerate(indices) if i is not None]
     picks = join(*(call.shadow(i) for i in indices if i is not None)).latest
     shape = torch.broadcast_shapes(*(i.shape for i in indices if i is not None))
-    picks = picks.expand(shape)
-    body = greatest(latest, axes, keep=False)
     place = axes[0] if _adjacent(axes) else 0
-    body = body.reshape([*body.shape[:place], *([1] * len(shape)), *body.shape[place:]])
-    picks = picks.reshape([*([1] * place), *shape, *([1] * (body.ndim - place - len(shape)))])
-    return torch.maximum(body, picks)
+    after = ndim - len(axes) - place
+    return picks.expand(shape).reshape([*([1] * place), *shape, *([1] * after)])
 
 
 @rule("gather", "take_along_dim")
@@ -230,12 +252,15 @@ def _put(call: Call) -> Result:
         return Shadow(found.latest.reshape(x.shape), found.known.reshape(x.shape))
     if any(_is_mask(i) for i in given):
         return call.mixed()
-    axes = [a for a, i in enumerate(indices) if i is not None]
-    rank = max(top(call.shadow(i).latest) for i in given)
-    worst = max(rank, top(call.shadow(values).latest))
-    if len(axes) == x.ndim or not _adjacent(axes):
-        return unknown(shadow.latest.clamp(min=worst))
-    return unknown(torch.maximum(shadow.latest, torch.full_like(shadow.latest, worst)))
+    free, held = _held(call, indices)
+    sizes = [1 if a in free else n for a, n in enumerate(x.shape)]
+    places = torch.arange(math.prod(sizes), device=x.device).reshape(sizes)
+    hit = torch.ops.aten.index(places, held)
+    labels = torch.maximum(call.shadow(values).latest, _picks(call, indices, x.ndim))
+    labels = labels.broadcast_to(hit.shape).reshape(-1).to(torch.int32)
+    written = torch.full((places.numel(),), NONE, dtype=torch.int32, device=x.device)
+    written = written.scatter_reduce(0, hit.reshape(-1), labels, "amax").reshape(sizes)
+    return unknown(torch.maximum(shadow.latest, written.to(shadow.latest.dtype)))
 
 
 def _masked_put(call: Call, x: Tensor, mask: Tensor, values: Tensor) -> Shadow:
