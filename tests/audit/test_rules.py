@@ -215,25 +215,25 @@ def test_no_operator_moves_an_output_beyond_its_label(share, capsys):
     assert counts["sound"] > 50
 
 
-I = torch.tensor
+HELD = torch.tensor
 
 
 @pytest.mark.parametrize(
     "indices",
     [
         lambda i: (i,),
-        lambda i: (I([[0], [1]]), i),
-        lambda i: (i, I([1, 0])),
-        lambda i: (slice(None), i, I([0, 2])),
-        lambda i: (i, slice(None), I([0, 2])),
-        lambda i: (I([0, 1]), slice(None), i),
-        lambda i: (I([1]), i, i),
+        lambda i: (HELD([[0], [1]]), i),
+        lambda i: (i, HELD([1, 0])),
+        lambda i: (slice(None), i, HELD([0, 2])),
+        lambda i: (i, slice(None), HELD([0, 2])),
+        lambda i: (HELD([0, 1]), slice(None), i),
+        lambda i: (HELD([1]), i, i),
     ],
 )
 @pytest.mark.parametrize("writes", ["read", "written", "added"])
 def test_known_indices_beside_computed_ones_cover_what_moves(indices, writes):
     x = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(0))
-    chosen = I([0, 1])
+    chosen = HELD([0, 1])
 
     def call(x, i, values):
         at = indices(i)
@@ -250,6 +250,7 @@ def test_known_indices_beside_computed_ones_cover_what_moves(indices, writes):
             return x[indices(i)]
         return out.index_put(at, values, accumulate=True)
 
-    case = Case(call, (x, chosen, I(2.0)), lambda *_: True)
-    missed, _ = case.missed(torch.Generator().manual_seed(3))
-    assert missed is None
+    for labelled in (lambda *_: True, lambda part, sample: part is not sample[0]):
+        case = Case(call, (x, chosen, HELD(2.0)), labelled)
+        missed, _ = case.missed(torch.Generator().manual_seed(3))
+        assert missed is None
