@@ -252,5 +252,6 @@ def test_known_indices_beside_computed_ones_cover_what_moves(indices, writes):
 
     for labelled in (lambda *_: True, lambda part, sample: part is not sample[0]):
         case = Case(call, (x, chosen, HELD(2.0)), labelled)
-        missed, _ = case.missed(torch.Generator().manual_seed(3))
-        assert missed is None
+        for seed in range(3):
+            missed, _ = case.missed(torch.Generator().manual_seed(seed))
+            assert missed is None
