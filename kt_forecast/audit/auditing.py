@@ -31,6 +31,7 @@ from kt_forecast.audit.running import (
     runs_in_double,
 )
 from kt_forecast.audit.search import Hit, Search, first_line, sampled
+from kt_forecast.audit.sharing import prove_rows_too, same_program
 
 STAGES = ("tracking", "search", "longer", "lengths", "replay", "rows", "streaming")
 """What an audit does after the probe."""
@@ -117,6 +118,7 @@ class _Audit:
     conditions: list[str] = field(default_factory=list)
     scope: dict[str, Any] = field(default_factory=dict)
     trials: int = 0
+    rows_proved: set[str] = field(default_factory=set)
 
     def report(self, *, single: bool) -> Report:
         """Run all stages and return what came out."""
@@ -235,14 +237,30 @@ class _Audit:
     # The proof.
 
     def _tracking(self) -> tuple[str, str]:
+        same: list[str] = []
         for mode in self.modes:
+            setting = Setting(mode)
+            others = [Setting(m) for m in self.modes if m != mode and m in self.rows_proved]
+            if others and same_program(self.runner, self.inputs, [others[0], setting]):
+                self.rows_proved.add(mode)
+                same.append(f"{mode} runs the operations of {others[0].mode}")
+                continue
+            proof = None
+            if len(self.pairs) == 1 and self.pairs[0][0]:
+                proof = prove_rows_too(
+                    self.runner, self.inputs, self.outputs, self.clocks[0], setting, self.row_axis
+                )
+            if proof is not None:
+                self.rows_proved.add(mode)
+                self.proofs.append(proof)
+                continue
             for i, (pair, clocks) in enumerate(zip(self.pairs, self.clocks, strict=True)):
                 if pair[0]:
                     name = mode if len(self.pairs) == 1 else f"{mode}, clock {i + 1}"
-                    setting = Setting(mode)
                     proof = prove(self.runner, self.inputs, pair, clocks, setting, name=name)
                     self.proofs.append(proof)
-        return self._judged(self.proofs)
+        outcome, said = self._judged(self.proofs)
+        return outcome, "; ".join([said, *same])
 
     def _judged(self, proofs: list[Proof]) -> tuple[str, str]:
         """Take what proofs say into the verdict."""
@@ -413,8 +431,9 @@ class _Audit:
             return "skipped", "the batch has one row"
         proofs: list[Proof] = []
         hits: list[tuple[Hit, str]] = []
+        both = [mode for mode in self.modes if mode in self.rows_proved]
         for mode in self.modes:
-            if "tracking" not in self.skip:
+            if "tracking" not in self.skip and mode not in both:
                 for i, (pair, clocks) in enumerate(
                     row_clocks(clocked, self.outputs, self.row_axis)
                 ):
@@ -432,6 +451,9 @@ class _Audit:
                     hits += [(hit, "rows") for hit in found]
         self.hits += hits
         outcome, said = self._judged(proofs)
+        if both:
+            followed = f"rows and time were followed together in {' and '.join(both)}"
+            said = "; ".join([followed, *([said] if proofs else [])])
         return ("found" if hits else outcome), said
 
     def _streaming(self, *, single: bool) -> tuple[str, str]:
@@ -518,10 +540,9 @@ class _Audit:
 
 
 def _spaced(moments: list[int], count: int) -> list[int]:
-    """Return some of the moments, evenly spaced, those in the middle first."""
+    """Return some of the moments, evenly spaced, the one in the middle first."""
     values = sorted(set(moments))
+    middle = values[len(values) // 2 : len(values) // 2 + 1]
     if len(values) > max(count, 1):
         values = [values[i * (len(values) - 1) // max(count - 1, 1)] for i in range(count)]
-    middle = (len(values) - 1) / 2
-    order = sorted(range(len(values)), key=lambda i: abs(i - middle))
-    return [values[i] for i in order]
+    return list(dict.fromkeys([*middle, *values]))

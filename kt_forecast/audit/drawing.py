@@ -9,7 +9,7 @@ from kt_forecast.audit.report import Course, Picture
 SIDE = 480
 """Width of a map's cells together, in units of the drawing."""
 
-LEFT, TOP, RIGHT = 62, 34, 22
+LEFT, TOP, RIGHT = 62, 48, 22
 """Room for the labels of rows and columns."""
 
 WIDTH, HEIGHT = 520, 190
@@ -55,7 +55,7 @@ def heat_map(picture: Picture, *, told: bool, box: Picture | None = None) -> str
     return (
         f"<svg viewBox='0 0 {LEFT + SIDE + RIGHT} {TOP + height + 8:.1f}' role='img' "
         f"aria-label='{said}'>{_hatch()}"
-        f"<text x='{LEFT + SIDE / 2}' y='12' text-anchor='middle'>input known at</text>"
+        f"<text x='{LEFT + SIDE / 2}' y='19' text-anchor='middle'>input known at</text>"
         f"<text x='12' y='{TOP + height / 2:.1f}' text-anchor='middle' "
         f"transform='rotate(-90 12 {TOP + height / 2:.1f})'>output needed at</text>"
         f"<g transform='translate({LEFT} {TOP})'>{frame}{''.join(cells)}"
@@ -166,12 +166,12 @@ def plot(course: Course, cut: int | None, span: tuple[int, int]) -> str:
     )
     for kind, line in (("was", course.before), ("now", course.after)):
         points = " ".join(
-            f"{across(m):.1f},{up(v):.1f}" for m, v in zip(course.moments, line, strict=True)
+            f"{across(float(m)):.1f},{up(v):.1f}" for m, v in zip(course.moments, line, strict=True)
         )
         parts.append(f"<polyline class='{kind}' points='{points}'/>")
     for m, a, b in zip(course.moments, course.before, course.after, strict=True):
         if a != b:
-            place = f"cx='{across(m):.1f}' cy='{up(b):.1f}'"
+            place = f"cx='{across(float(m)):.1f}' cy='{up(b):.1f}'"
             parts.append(f"<circle class='now' {place} r='4'/>")
             if not course.input and (cut is None or m <= cut):
                 parts.append(f"<circle class='spot' {place} r='9'/>")

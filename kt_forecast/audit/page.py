@@ -76,7 +76,11 @@ def _safe(markup: str) -> Any:  # noqa: ANN401 - jinja's own type
 def _content(report: Report) -> dict[str, Any]:
     """Return everything that the template names."""
     findings = [_finding(report, i) for i in range(min(len(report.findings), SHOWN))]
-    suspicions = [_view(f) for f in report.suspicions[:SHOWN]]
+    suspicions = [
+        _view(f) | {"title": f.pattern or f"{f.output} may read {f.input} too early"}
+        for f in report.suspicions[:SHOWN]
+    ]
+    conditions = [*report.conditions, *report.scope.get("conditions", [])]
     marked = [f for f in (*report.findings, *report.suspicions) if f.chain]
     tree = _tree(report.modules, marked[0] if marked else None)
     content: dict[str, Any] = {
@@ -87,7 +91,8 @@ def _content(report: Report) -> dict[str, Any]:
         "meaning": MEANING[report.verdict],
         "tiles": _tiles(report),
         "reasons": report.reasons,
-        "conditions": report.conditions,
+        "conditions": conditions,
+        "why": _why(report),
         "findings": findings,
         "suspicions": suspicions,
         "tree": tree,
@@ -100,19 +105,21 @@ def _content(report: Report) -> dict[str, Any]:
         **_maps(report),
     }
     shown = {
-        "why": ("reasons", "Why" if report.reasons else "Conditions"),
+        "why": ("reasons" if report.reasons else "conditions", _why(report)),
         "leaks": ("findings", "Leak"),
         "suspicions": ("suspicions", "Not excluded"),
         "modules": ("tree", "Modules"),
         "map": ("map", "Map"),
         "scope": ("scope", "Proved and sampled"),
     }
-    content["sections"] = [
-        (id_, title)
-        for id_, (key, title) in shown.items()
-        if content[key] or (id_ == "why" and report.conditions)
-    ]
+    content["sections"] = [(id_, title) for id_, (key, title) in shown.items() if content[key]]
     return content
+
+
+def _why(report: Report) -> str:
+    if report.reasons:
+        return "Why nothing is proved"
+    return "What the proof rests on" if report.conditions else "What it hinges on"
 
 
 def _subject(report: Report) -> str:
@@ -517,7 +524,8 @@ def _covered(report: Report) -> dict[str, Any]:
     stages = _stages(report)
     proved = [f"{s.name}: {s.detail}" for s in stages if s.outcome == "proved"]
     sampled = [f"{s.name}: {s.detail}" for s in stages if s.outcome in {"passed", "found"}]
-    left = [f"{s.name}: {s.detail}" for s in stages if s.outcome == "skipped"]
+    skipped = [s for s in report.stages if s.outcome == "skipped"]
+    left = [f"{s.name}: {s.detail}" for s in skipped]
     tried = [f"{s.name}: {s.detail}" for s in stages if s.outcome in {"open", "failed"}]
     left += [str(line) for line in report.scope.get("open", [])]
     rest = report.scope.get("not_covered", "")

@@ -3,8 +3,9 @@
 import json
 from dataclasses import dataclass, field, fields
 from datetime import date
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
@@ -82,7 +83,7 @@ class Counterexample:
         was, now = (outputs[self.output][self.place] for outputs in (first, second))
         return float(change_of(now, was))
 
-    def save(self, path: Path | IO[bytes]) -> None:
+    def save(self, path: Path | BufferedIOBase) -> None:
         """Write it to an ``.npz`` file without code in it."""
         facts = {
             "output": self.output,

@@ -3,48 +3,20 @@
 import dataclasses
 import html
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from kt_forecast.report import Verdict, write
+from tests.browser import browse, needs_browser
 from tests.sample_forecast import a_fan, a_forecast
 from tests.sample_record import HOSTILE, a_record
 
 PHONE_PIXELS = 360
 DESKTOP_PIXELS = 1200
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-
-
-def browse(tmp_path, page, *flags):
-    """Open a page and return what the browser printed and what it complained about."""
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--hide-scrollbars",
-        "--enable-logging=stderr",
-        "--v=0",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        *flags,
-        page.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return done.stdout, console
+pytestmark = needs_browser
 
 
 def dom(tmp_path, page):
