@@ -74,6 +74,7 @@ def prove(
     setting: Setting,
     *,
     name: str,
+    routing: bool = True,
 ) -> Proof:
     """Track a run, and say whether its outputs keep to a contract.
 
@@ -87,13 +88,14 @@ def prove(
         clocks: the same, spread to inputs and outputs.
         setting: its mode is that of the run.
         name: for the report.
+        routing: whether computed indices may be taken as they are.
     """
     fixed = tuple(name for name in inputs if name not in pair[0])
     before = min((int(t.min()) for t in pair[0].values() if t.numel()), default=0) - 1
     available = pair[0] | {name: torch.tensor(before) for name in fixed}
     attempts: list[dict[str, Any]] = [{}]
     attempts += [{"constants": fixed}] if fixed else []
-    attempts += [{"freeze_routing": True, "constants": fixed}]
+    attempts += [{"freeze_routing": True, "constants": fixed}] if routing else []
     first: Proof | None = None
     for options in attempts:
         try:
@@ -125,6 +127,12 @@ def locate(
         return {}
 
 
+def tracked_as(setting: Setting) -> Setting:
+    """Return a setting as it is tracked: training records gradients."""
+    trains = setting.mode == TRAINING and setting.path == EAGER
+    return replace(setting, path=GRADIENTS) if trains else setting
+
+
 def _tracked(
     runner: Runner,
     inputs: dict[str, Tensor],
@@ -132,11 +140,8 @@ def _tracked(
     setting: Setting,
     **options: Any,  # noqa: ANN401
 ) -> Tracked:
-    # Training records gradients.
-    path = GRADIENTS if setting.mode == TRAINING and setting.path == EAGER else setting.path
-
     def call(inputs: dict[str, Tensor]) -> Any:  # noqa: ANN401 - whatever the model returns
-        with path_of(replace(setting, path=path)):
+        with path_of(tracked_as(setting)):
             return runner.plain(inputs)
 
     with kept(runner.model), runner.set(setting):

@@ -9,10 +9,13 @@ a process that has only imported torch and the auditor is given beside it.
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import sys
 import time
 from multiprocessing.queues import SimpleQueue
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kt-forecast does, before torch is there
 
 import torch
 from torch import Tensor, nn
