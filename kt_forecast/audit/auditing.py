@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kt_forecast.audit import stages
+from kt_forecast.audit.aimed import Aimed
 from kt_forecast.audit.axes import along_clocks, bound, find_axes, harvested, next_prime, resized
 from kt_forecast.audit.contract import Contract, ContractError
 from kt_forecast.audit.findings import Findings
@@ -33,7 +34,7 @@ from kt_forecast.audit.running import (
 from kt_forecast.audit.search import Hit, Search, first_line, sampled
 from kt_forecast.audit.sharing import prove_rows_too, same_program
 
-STAGES = ("tracking", "search", "longer", "lengths", "replay", "rows", "streaming")
+STAGES = ("tracking", "search", "longer", "aimed", "lengths", "replay", "rows", "streaming")
 """What an audit does after the probe."""
 
 KINDS, QUICK_KINDS = 4, 2
@@ -127,6 +128,7 @@ class _Audit:
             ("tracking", self._tracking),
             ("search", self._search),
             ("longer", self._longer),
+            ("aimed", self._aimed),
             ("lengths", self._lengths),
             ("replay", self._replay),
             ("rows", self._rows),
@@ -339,6 +341,29 @@ class _Audit:
                 self.reasons.append("no replacement moved anything, so the search shows nothing")
         found = len(self.hits) - before
         return ("found" if found else "passed"), "; ".join(said) or "the contract has no clock"
+
+    def _aimed(self) -> tuple[str, str]:
+        """Try values that no sample has, where a leak is neither shown nor excluded."""
+        if not self.repeats:
+            return "skipped", "two runs of the same batch differ"
+        if self.hits or self._proved:
+            return "skipped", "a leak is shown" if self.hits else "tracking holds"
+        said = 0
+        for clocks in self.clocks:
+            if not clocks.available or not len(clocks.ticks):
+                continue
+            search = Aimed(self.runner, self.inputs, clocks, self._generator(), self.double)
+            excess = [m for proof in self.proofs for e in proof.excess for m in e.moments]
+            ticks = sampled(clocks.ticks, QUICK_MOMENTS, self._generator(), _spaced(excess, 2))
+            for mode in self.modes:
+                hit = search.run(Setting(mode), ticks)
+                if hit is not None:
+                    self.hits.append((hit, "replacement"))
+                    break
+            said += search.trials
+        self.trials += said
+        detail = f"{said} replacements by values that the batch does not hold"
+        return ("found" if self.hits else "passed"), detail
 
     def _moves(self) -> bool:
         """Return whether replacing everything moves anything: else a search has no power."""
