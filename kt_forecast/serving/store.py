@@ -221,9 +221,11 @@ class Store:
     ) -> list[Appended | Refused]:
         known = self._known(connection, [r.key for r in group if r.key is not None])
         self._ends(connection, {r.name for r in group}, heads)
-        fresh = int(connection.scalar(sql.select(sql.func.max(_streams.c.id))) or 0) if any(
-            r.name not in heads for r in group
-        ) else 0
+        fresh = (
+            int(connection.scalar(sql.select(sql.func.max(_streams.c.id))) or 0)
+            if any(r.name not in heads for r in group)
+            else 0
+        )
         streams: list[dict[str, Any]] = []
         events: list[dict[str, Any]] = []
         requests: list[dict[str, Any]] = []
@@ -499,6 +501,4 @@ _LAST = (
     .order_by(_events.c.seq.desc())
     .limit(1)
 )
-_TIME = sql.select(sql.func.max(_events.c.time)).where(
-    _events.c.stream == sql.bindparam("stream")
-)
+_TIME = sql.select(sql.func.max(_events.c.time)).where(_events.c.stream == sql.bindparam("stream"))

@@ -1,0 +1,169 @@
+"""The web application of one service."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import JSONResponse
+
+from kt_forecast.errors import InputError
+from kt_forecast.serving import wire
+from kt_forecast.serving.guard import Guard
+from kt_forecast.serving.metrics import Metrics
+from kt_forecast.serving.models import TRACING
+from kt_forecast.serving.service import Conflict, Service, Unavailable
+from kt_forecast.serving.threads import log
+
+KEY = "Idempotency-Key"
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": wire.Refusal, "description": "The body is not JSON."},
+    401: {"model": wire.Refusal, "description": "The API key is missing or not known."},
+    409: {"model": wire.Refusal, "description": "The request contradicts what is known."},
+    413: {"model": wire.Refusal, "description": "The request is too large."},
+    422: {"model": wire.Refusal, "description": "The request cannot be used."},
+    429: {"model": wire.Refusal, "description": "Too many requests of one caller."},
+    503: {"model": wire.Refusal, "description": "The service cannot do it now."},
+}
+
+
+def build(service: Service) -> Any:  # noqa: ANN401 - an ASGI application
+    """Return the application of a service, behind its guard."""
+    metrics = Metrics()
+    service.groups = metrics.group
+    metrics.gauge("kt_forecast_live", "States in memory.", lambda: float(len(service.minds)))
+    metrics.gauge("kt_forecast_live_bytes", "Their size.", lambda: float(service.minds.size))
+    for name in ("loaded", "rebuilt", "evicted"):
+        value = lambda name=name: float(getattr(service.minds, name))  # noqa: E731
+        metrics.gauge(f"kt_forecast_states_{name}", f"States {name} since the start.", value)
+    app = FastAPI(
+        title=f"kt_forecast: {service.loaded.name}",
+        version=version("kt-forecast"),
+        description=__doc__ or "",
+        lifespan=_lifespan(service),
+        separate_input_output_schemas=False,
+    )
+    _add_errors(app)
+    _add_common(app, service, metrics)
+    if service.loaded.task == TRACING:
+        from kt_forecast.serving.app_tracing import add
+
+        add(app, service)
+    return Guard(app, service.settings, metrics)
+
+
+def digest(*parts: Any) -> str:  # noqa: ANN401 - anything JSON can hold
+    """Return the hash of what a request asks for, however its JSON was spelled."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def said(reply: dict[str, Any]) -> Response:
+    """Return a reply that was made here and need not be checked."""
+    text = json.dumps(reply, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Response(text, media_type="application/json")
+
+
+def refuse_many(count: int, most: int, what: str) -> None:
+    """Refuse a list that is too long.
+
+    Raises:
+        InputError: it is.
+    """
+    if count > most:
+        raise InputError(f"{count} {what} are too many for one request; accepted are {most}")
+
+
+def model_facts(service: Service) -> dict[str, Any]:
+    """Return what a caller may know of the model."""
+    return {**service.loaded.facts(), **service.minds.facts()}
+
+
+def _lifespan(service: Service) -> Any:  # noqa: ANN401 - what FastAPI takes
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(_watch(service))
+        yield
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+        await asyncio.to_thread(service.stop)
+
+    return lifespan
+
+
+async def _watch(service: Service) -> None:
+    """Look for a new version of an alias now and then."""
+    while service.settings.poll > 0 and service.origin.is_registered:
+        await asyncio.sleep(service.settings.poll)
+        await reload(service, only_newer=True)
+
+
+async def reload(service: Service, *, only_newer: bool = False) -> None:
+    """Load the model again; one that cannot be used leaves the one before at work."""
+    try:
+        if await service.reload(only_newer=only_newer):
+            log.warning("another model answers now: %s", json.dumps(service.loaded.facts()))
+    except InputError as error:
+        log.error("the model stays: %s", error)
+    except Exception:  # noqa: BLE001 - a registry that is away must not end the service
+        log.exception("the model stays")
+
+
+def _add_errors(app: FastAPI) -> None:
+    statuses = {InputError: 422, Conflict: 409, Unavailable: 503}
+
+    async def sentence(_request: Request, error: Exception) -> Response:
+        status = next(s for kind, s in statuses.items() if isinstance(error, kind))
+        headers = {"Retry-After": "1"} if status == 503 else None
+        return JSONResponse({"detail": str(error)}, status, headers)
+
+    for kind in statuses:
+        app.add_exception_handler(kind, sentence)
+
+    async def invalid(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        text = f"{where}: {first['msg']}".encode("utf-8", "replace").decode()
+        return JSONResponse({"detail": text}, 422)
+
+    app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _add_common(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.get("/health", tags=["service"])
+    async def health() -> wire.Health:
+        """Say that the process is alive."""
+        return wire.Health(status="ok")
+
+    @app.get("/ready", tags=["service"], responses={503: {"model": wire.Health}})
+    async def ready() -> Response:
+        """Say whether requests are answered."""
+        reason = service.failure if service.ready else "the service is stopping"
+        fine = service.ready and not service.failure
+        reply = {"status": "ready" if fine else "not ready", "reason": reason}
+        return JSONResponse(reply, 200 if fine else 503)
+
+    @app.get("/metrics", tags=["service"], response_class=Response)
+    async def numbers() -> Response:
+        """Return numbers for Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    refusals = {s: REFUSALS[s] for s in (401, 429)}
+
+    @app.get("/v1/model", tags=["service"], responses=refusals)
+    async def model() -> wire.Model:
+        """Say what answers, and what its audit says."""
+        return wire.Model(**model_facts(service))
+
+    @app.post("/v1/reload", tags=["service"], responses={**refusals, 422: REFUSALS[422]})
+    async def again() -> wire.Reloaded:
+        """Load the model again: the newest version of an alias, or what the folder holds now."""
+        changed = await service.reload()
+        return wire.Reloaded(changed=changed, model=wire.Model(**model_facts(service)))
