@@ -1,6 +1,6 @@
 """The audit of a model: proof, attempt at refutation, and what neither covers."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -11,20 +11,20 @@ from torch import Tensor
 from kt_forecast.audit import stages
 from kt_forecast.audit.aimed import Aimed
 from kt_forecast.audit.axes import along_clocks, bound, find_axes, harvested, next_prime, resized
+from kt_forecast.audit.backends import compiler, compiling, paths
 from kt_forecast.audit.contract import Contract, ContractError
 from kt_forecast.audit.findings import Findings
+from kt_forecast.audit.memory import reads_back
 from kt_forecast.audit.nest import calling, flattened
 from kt_forecast.audit.picture import Drawing
 from kt_forecast.audit.proving import Proof, prove, row_clocks, row_count
 from kt_forecast.audit.replacing import is_rounding, kinds, moved, replaced, spread_clocks
 from kt_forecast.audit.report import Finding, Picture, Report, Stage, Verdict
 from kt_forecast.audit.running import (
-    COMPILING,
     EAGER,
     EVALUATION,
     GENERIC,
     GRADIENTS,
-    HALF,
     OWN,
     TRAINING,
     Runner,
@@ -40,16 +40,14 @@ STAGES = ("tracking", "search", "longer", "aimed", "lengths", "replay", "rows", 
 KINDS, QUICK_KINDS = 4, 2
 """Kinds of replacement that the search tries, and where a proof holds."""
 
-QUICK_MOMENTS = 3
-"""Moments that the search samples where a proof holds, to check the proof itself."""
+QUICK_MOMENTS, FEW_MOMENTS = 3, 2
+"""Moments that the search samples where a proof holds, to check the proof itself; on a path."""
 
 GROUPS = 3
 """Inputs that are replaced one by one under generic weights too; more of them only together."""
 
 LONGEST = 4
 """How many times the given length may be exceeded, to reach beyond chunks and windows."""
-
-PATHS = (GRADIENTS, HALF, COMPILING)
 
 
 def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
@@ -127,6 +125,8 @@ class _Audit:
         for name, stage in (
             ("tracking", self._tracking),
             ("search", self._search),
+            ("back ends", self._back_ends),
+            ("compiled", self._compiled),
             ("longer", self._longer),
             ("aimed", self._aimed),
             ("lengths", self._lengths),
@@ -189,6 +189,7 @@ class _Audit:
                 set(self.inputs) - {n for c in self.clocks for n in c.available}
             ),
             "sizes_in_the_model": self.sizes,
+            "back_ends": {},
         }
         same = "two runs give the same bits" if self.repeats else "two runs differ"
         double = "double precision runs" if self.double else "double precision does not run"
@@ -286,6 +287,11 @@ class _Audit:
         return ("proved" if holds else "open"), "; ".join(said) or "the contract has no clock"
 
     @property
+    def n_ops(self) -> int:
+        """Operations of one run, as far as it was followed."""
+        return min((proof.n_ops for proof in self.proofs if proof.n_ops), default=0)
+
+    @property
     def _proved(self) -> bool:
         return bool(self.proofs) and all(proof.holds for proof in self.proofs)
 
@@ -329,13 +335,14 @@ class _Audit:
             if not clocks.available or not len(clocks.ticks):
                 continue
             search = Search(self.runner, self.inputs, clocks, self._generator())
-            self._searched(search)
+            self._searched(search, self._settings())
             self.trials += search.trials
             moving = sum(search.moving.values())
             said.append(f"{search.trials} replacements in {len(search.settings)} settings")
             said.append(f"what they may move moved in {moving}")
             said += [f"{name} did not run ({why})" for name, why in search.failed.items()]
             self.scope["settings"] = search.settings
+            self._ran(search)
             self.scope["rounding"] = "something moved by rounding only" if search.rounding else ""
             if not moving and not self._proved and not self._moves():
                 self.reasons.append("no replacement moved anything, so the search shows nothing")
@@ -378,7 +385,7 @@ class _Audit:
         found = self.runner(self.inputs | other, Setting())
         return moved(found, self.outputs, everywhere) is not None
 
-    def _searched(self, search: Search) -> None:
+    def _searched(self, search: Search, settings: Iterable[tuple[Setting, bool]]) -> None:
         names = list(search.clocks.available)
         singles: list[tuple[str, ...]] = [(name,) for name in names]
         together = [tuple(names)] if len(names) > 1 else []
@@ -386,7 +393,7 @@ class _Audit:
         excess = [m for proof in self.proofs for e in proof.excess for m in e.moments]
         count = min(self.moments, QUICK_MOMENTS) if self._proved else self.moments
         ticks = sampled(search.clocks.ticks, count, generator, _spaced(excess, count // 2))
-        for setting, few in self._settings():
+        for setting, few in settings:
             found = {hit.inputs for hit, _ in self.hits}
             groups = [g for g in (*singles, *together) if g not in found]
             if self._proved or few or (setting.weights == GENERIC and len(names) > GROUPS):
@@ -395,7 +402,8 @@ class _Audit:
                 groups = [g for g in groups if g in singles]
             if not groups or (found and (few or setting.weights == GENERIC)):
                 continue
-            used = ticks[:QUICK_MOMENTS] if few else ticks
+            used = ticks[:FEW_MOMENTS] if few and self._proved else ticks
+            used = used[:QUICK_MOMENTS] if few else used
             most = 1 if few else QUICK_KINDS if self._proved else KINDS
             hits = search.run(setting, moments=used, groups=groups, most=most, double=self.double)
             alone = [hit for hit in hits if len(hit.inputs) == 1]
@@ -407,13 +415,65 @@ class _Audit:
             yield Setting(mode), False
         for mode in self.modes:
             yield Setting(mode, GENERIC), self._proved
-        for path in PATHS:
-            yield Setting(EVALUATION, OWN, path), True
-        if TRAINING in self.modes:
-            yield Setting(TRAINING, OWN, GRADIENTS), True
         if self.double and not self._proved:
             for mode in self.modes:
                 yield Setting(mode, OWN, EAGER, double=True), True
+
+    def _back_ends(self) -> tuple[str, str]:
+        """Replace what is known too late on every other path that a run can take here."""
+        asked = []
+        for path, missing in paths(self.runner, self.inputs):
+            modes = self.modes if path == GRADIENTS else (EVALUATION,)
+            for mode in modes:
+                setting = Setting(mode, OWN, path)
+                if missing:
+                    self.scope["back_ends"][str(setting)] = f"skipped: {missing}"
+                else:
+                    asked.append(setting)
+        return self._on_paths(asked)
+
+    def _compiled(self) -> tuple[str, str]:
+        """Replace what is known too late in the model as a compiler makes it."""
+        path, less = compiler(self.n_ops)
+        if not path:
+            return "skipped", less
+        with compiling() as graphs:
+            outcome, said = self._on_paths([Setting(path=path)])
+            if outcome != "skipped":
+                n = graphs()
+                less = less or ("" if n else "the compiler left the model as it is")
+                said = f"{said}; {n} graphs"
+        return outcome, "; ".join([said, *([less] if less else [])])
+
+    def _on_paths(self, settings: list[Setting]) -> tuple[str, str]:
+        if not self.repeats:
+            return "skipped", "two runs of the same batch differ"
+        if self.hits:
+            for setting in settings:
+                self.scope["back_ends"][str(setting)] = "skipped: a leak was found before"
+            return "skipped", "a leak was found before"
+        trials, ran, failed = 0, 0, {}
+        for clocks in self.clocks:
+            if clocks.available and len(clocks.ticks):
+                search = Search(self.runner, self.inputs, clocks, self._generator())
+                self._searched(search, [(setting, True) for setting in settings])
+                self._ran(search)
+                trials += search.trials
+                ran, failed = max(ran, len(search.settings)), failed | search.failed
+        self.trials += trials
+        if not ran:
+            whys = "; ".join(f"{name}: {why}" for name, why in failed.items())
+            return "skipped", whys or "the contract has no clock"
+        said = f"{trials} replacements on {ran} paths"
+        said = "; ".join([said, *(f"{name} did not run ({why})" for name, why in failed.items())])
+        return ("found" if self.hits else "passed"), said
+
+    def _ran(self, search: Search) -> None:
+        """Note for the report what ran, and why what did not."""
+        for name in search.settings:
+            self.scope["back_ends"][name] = "ran"
+        for name, why in search.failed.items():
+            self.scope["back_ends"][name] = f"skipped: {why}"
 
     def _lengths(self) -> tuple[str, str]:
         if not self.axes or not self.pairs[0][0]:
@@ -440,11 +500,17 @@ class _Audit:
         self.trials += 1
         self.hits += [(hit, "replay") for hit in hits]
         state = {n for proof in self.proofs if EVALUATION in proof.name for n in proof.state}
-        if state and not hits:
+        if state and not hits and self._reads_back():
             self.conditions.append(
                 f"what the model keeps ({', '.join(sorted(state))}) is not read back"
             )
         return ("found" if hits else "passed"), "a call, another call, the first again"
+
+    def _reads_back(self) -> bool:
+        return any(
+            reads_back(self.runner, self.inputs, pair, clocks, Setting())
+            for pair, clocks in zip(self.pairs, self.clocks, strict=True)
+        )
 
     def _rows(self) -> tuple[str, str]:
         clocked = {
@@ -523,8 +589,8 @@ class _Audit:
             "operations": sum(proof.n_ops for proof in self.proofs),
             "notes": list(dict.fromkeys(n for proof in self.proofs for n in proof.notes)),
             "not_covered": (
-                "other paths through the code than these inputs take; half precision and compilers "
-                "are sampled; kernels that fuse operations are sampled, not followed"
+                "other paths through the code than these inputs take; back ends other than the "
+                "plain one, and kernels that fuse operations, are sampled, not followed"
             ),
         }
 
@@ -554,7 +620,13 @@ class _Audit:
         if name in self.skip:
             self._note(name, "skipped", "as asked", began)
             return
-        outcome, detail = stage()
+        try:
+            outcome, detail = stage()
+        except ContractError:
+            raise
+        except Exception as error:  # noqa: BLE001 - of a model nothing is known
+            outcome, detail = "failed", f"{type(error).__name__}: {first_line(error)}"
+            self.reasons.append(f"the stage {name} could not be run ({detail})")
         self._note(name, outcome, detail, began)
 
     def _note(self, name: str, outcome: str, detail: str, began: float) -> None:

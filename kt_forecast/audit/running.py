@@ -17,7 +17,21 @@ from kt_forecast.audit.dependency.analysis import leaves
 
 EVALUATION, TRAINING = "evaluation", "training"
 OWN, GENERIC = "own", "generic"
-EAGER, GRADIENTS, HALF, COMPILING = "eager", "gradients", "half precision", "compiling"
+EAGER, GRADIENTS, COMPILING = "eager", "gradients", "compiling"
+HALF, FLOAT16 = "half precision", "half precision (float16)"
+CUDA, CUDA_HALF = "on the GPU", "on the GPU, half precision"
+COMPILED = "compiled by "
+"""What a path begins with that names a compiler."""
+
+ATTENTION = {
+    "attention by the math kernel": "MATH",
+    "attention by the flash kernel": "FLASH_ATTENTION",
+    "attention by the efficient kernel": "EFFICIENT_ATTENTION",
+}
+"""Paths by the kernel that computes attention."""
+
+COARSE_PATHS = (HALF, FLOAT16, CUDA_HALF)
+"""Paths whose results double precision cannot stand in for."""
 
 _ALWAYS = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
@@ -34,7 +48,8 @@ class Setting:
         mode: evaluation or training.
         weights: its own, or generic random ones.
         path: eager (without gradients), gradients (recorded), half precision (autocast to
-            bfloat16), or compiling (as code that asks sees it under a compiler).
+            bfloat16 or float16), one kernel for attention, compiling (as code that asks sees it
+            under a compiler), compiled (really), on the GPU.
         double: in double precision.
     """
 
@@ -67,6 +82,9 @@ class Runner:
         self.plain = plain or call
         self.seed = seed
         self.count = 0
+        self._compiled: dict[str, Call] = {}
+        first = next(iter([*model.parameters(), *model.buffers()]), None)
+        self.device = "cpu" if first is None else first.device.type
 
     def __call__(self, inputs: dict[str, Tensor], setting: Setting) -> Outputs:
         """Return the outputs, by path; the model is afterwards as it was."""
@@ -92,9 +110,20 @@ class Runner:
         given = {name: x.detach().clone() for name, x in inputs.items()}
         if setting.double:
             given = {k: x.double() if x.is_floating_point() else x for k, x in given.items()}
-        with seeded(self.seed), path_of(setting):
-            out = self.call(given)
+        if setting.path in {CUDA, CUDA_HALF}:
+            given = {k: x.cuda() for k, x in given.items()}
+        call = self.call
+        if setting.path.startswith(COMPILED):
+            call = self.compiled(setting.path.removeprefix(COMPILED))
+        with seeded(self.seed), path_of(setting, self.device):
+            out = call(given)
         return tensors(out)
+
+    def compiled(self, compiler: str) -> Call:
+        """Return the call as a compiler makes it; compiled when it is first called."""
+        if compiler not in self._compiled:
+            self._compiled[compiler] = torch.compile(self.call, backend=compiler, dynamic=False)
+        return self._compiled[compiler]
 
     @contextmanager
     def set(self, setting: Setting) -> Iterator[None]:
@@ -104,6 +133,8 @@ class Runner:
                 _randomise(self.model, self.seed)
             if setting.double:
                 stack.enter_context(doubled(self.model))
+            if setting.path in {CUDA, CUDA_HALF}:
+                stack.enter_context(elsewhere(self.model, torch.device("cuda")))
             put_in_mode(self.model, training=setting.mode == TRAINING)
             yield
 
@@ -126,25 +157,49 @@ def tensors(out: Any) -> Outputs:  # noqa: ANN401 - whatever a model returns
     return found
 
 
-def path_of(setting: Setting) -> AbstractContextManager[Any]:
-    """Return the context in which a setting runs a model."""
+def path_of(setting: Setting, device: str = "cpu") -> AbstractContextManager[Any]:
+    """Return the context in which a setting runs a model.
+
+    Args:
+        setting: how to run it.
+        device: the kind of device that the model is on.
+    """
     stack = ExitStack()
-    if setting.path == GRADIENTS:
-        stack.enter_context(torch.enable_grad())
-    else:
-        stack.enter_context(torch.no_grad())
-    if setting.path == HALF:
-        stack.enter_context(torch.autocast("cpu", torch.bfloat16))
-    if setting.path == COMPILING:
+    path = setting.path
+    stack.enter_context(torch.enable_grad() if path == GRADIENTS else torch.no_grad())
+    if path in {CUDA, CUDA_HALF}:
+        device = "cuda"
+        stack.enter_context(torch.device("cuda"))
+    if path in COARSE_PATHS:
+        kind = torch.float16 if path == FLOAT16 else torch.bfloat16
+        stack.enter_context(torch.autocast(device, kind))
+    if path == COMPILING:
         stack.enter_context(patch("torch.compiler.is_compiling", lambda: True))
+    if path in ATTENTION:
+        stack.enter_context(_attending(ATTENTION[path]))
     return stack
+
+
+@contextmanager
+def _attending(kernel: str) -> Iterator[None]:
+    """Compute attention by one kernel, and the layers of attention without their fast path."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(getattr(SDPBackend, kernel)):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Repeat the random draws of torch, numpy and Python."""
     python, array = random.getstate(), np.random.get_state()  # noqa: NPY002 - models draw from it
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
@@ -220,19 +275,33 @@ def kept(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def doubled(model: nn.Module) -> Iterator[None]:
     """Hold a model, and what it makes of the default type, in double precision."""
+    default = torch.get_default_dtype()
+    with _held_as(model, lambda x: x.double() if x.is_floating_point() else x):
+        try:
+            torch.set_default_dtype(torch.float64)
+            yield
+        finally:
+            torch.set_default_dtype(default)
+
+
+def elsewhere(model: nn.Module, device: torch.device) -> AbstractContextManager[None]:
+    """Hold a model on another device."""
+    return _held_as(model, lambda x: x.to(device))
+
+
+@contextmanager
+def _held_as(model: nn.Module, other: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Hold what a model is made of in another form."""
     data = [(p, p.data) for p in model.parameters()]
     buffers = [(m, dict(m._buffers)) for m in model.modules()]  # noqa: SLF001
-    default = torch.get_default_dtype()
     try:
-        model.double()
+        model._apply(other)  # noqa: SLF001 - what .double() and .to() do
         for module in model.modules():
             for name, value in list(vars(module).items()):
-                if isinstance(value, Tensor) and value.is_floating_point() and name not in _ALWAYS:
-                    setattr(module, name, value.double())
-        torch.set_default_dtype(torch.float64)
+                if isinstance(value, Tensor) and name not in _ALWAYS:
+                    setattr(module, name, other(value))
         yield
     finally:
-        torch.set_default_dtype(default)
         for p, tensor in data:
             p.data = tensor
         for module, was in buffers:
@@ -242,9 +311,13 @@ def doubled(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _randomise(model: nn.Module, seed: int) -> None:
-    """Give every parameter a value that no training or initialisation made special."""
+    """Give every parameter a value that no training or initialisation made special.
+
+    Parameters that are held while others are trained are constants of the model: they stay.
+    """
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    every = list(model.parameters())
+    for parameter in [p for p in every if p.requires_grad] or every:
         fan = parameter.shape[-1] if parameter.ndim > 1 else 1
         drawn = torch.randn(parameter.shape, generator=generator) * (2.0 / max(fan, 1)) ** 0.5
         parameter.copy_(drawn.to(parameter))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kt_forecast.audit.replacing import Clocks, Moved, is_rounding, kinds, moved, replaced
-from kt_forecast.audit.running import HALF, Outputs, Runner, Setting
+from kt_forecast.audit.running import COARSE_PATHS, Outputs, Runner, Setting
 
 Run = Callable[[dict[str, Tensor]], Outputs]
 
@@ -159,7 +159,7 @@ class Search:
         found = Moved(hit.output, hit.effect, hit.place)
         if not is_rounding(now, was, found):
             return hit
-        if hit.setting.path == HALF or hit.setting.double or not double:
+        if hit.setting.path in COARSE_PATHS or hit.setting.double or not double:
             return None
         setting = replace(hit.setting, double=True)
         try:

@@ -175,7 +175,11 @@ class _Program(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the operation returns
-        """Run an operation and note it."""
+        """Run an operation and note it.
+
+        Raises:
+            _OtherError: it is not the next one of the program to compare with.
+        """
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             raise _OtherError
@@ -207,7 +211,11 @@ class _Program(TorchDispatchMode):
         self._count += 1
 
     def _constant(self, x: Tensor) -> int:
-        """Number a tensor that no operation has made; it must have the values of its like."""
+        """Number a tensor that no operation has made.
+
+        Raises:
+            _OtherError: its values are others than in the program to compare with.
+        """
         i = len(self.constants)
         if self.like is not None:
             other = self.like.constants[i : i + 1]
