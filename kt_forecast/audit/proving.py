@@ -160,11 +160,13 @@ def _read(tracked: Tracked, clocks: Clocks, name: str, before: int) -> Proof:
             moments = due[beyond].unique().tolist()
             excess.append(Excess(path, ticks, tuple(moments), int(beyond.sum())))
     conditions = list(tracked.conditions)
-    escapes = [escape for escape in tracked.escapes if escape.moment > before]
+    soonest = min((int(due.min()) for due in clocks.needed.values() if due.numel()), default=before)
+    allowed = max(soonest, before)
+    escapes = [escape for escape in tracked.escapes if escape.moment > allowed]
     conditions += [
-        f"inputs known always steer the program at {escape.source} as they do here"
+        f"what every output may know steers the program at {escape.source} as it does here"
         for escape in tracked.escapes
-        if escape.moment == before
+        if escape.moment <= allowed
     ]
     conditions += [
         f"{op}, which has no rule, writes nothing but its outputs" for op in tracked.unknown

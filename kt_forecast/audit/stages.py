@@ -95,15 +95,19 @@ def other_lengths(
 def replayed(
     runner: Runner, inputs: dict[str, Tensor], generator: torch.Generator, setting: Setting
 ) -> list[Hit]:
-    """Compare a call with itself after another call."""
-    other = {
-        name: replaced(x, torch.ones_like(x, dtype=torch.bool), kinds(x)[0], generator)
-        for name, x in inputs.items()
-        if x.is_floating_point()
-    }
+    """Compare a call with itself after another call.
+
+    The other call gets new numbers; where the model refuses them (a code among numbers), values
+    that occur, in another order.
+    """
     with kept(runner.model), runner.set(setting):
         first = runner.run(inputs, setting)
-        runner.run(inputs | other, setting)
+        try:
+            other = inputs | _others(inputs, generator)
+            runner.run(other, setting)
+        except Exception:  # noqa: BLE001 - of a model nothing is known
+            other = inputs | _others(inputs, generator, "from elsewhere")
+            runner.run(other, setting)
         again = runner.run(inputs, setting)
     everywhere = {p: torch.ones(y.shape, dtype=torch.bool) for p, y in first.items() if p in again}
     far = moved(again, first, everywhere)
@@ -111,9 +115,18 @@ def replayed(
         return []
     kind = "another call in between"
     names = tuple(inputs)
-    return [
-        Hit(names, far.path, far.place, far.effect, 0, 0, kind, setting, inputs, inputs | other)
-    ]
+    return [Hit(names, far.path, far.place, far.effect, 0, 0, kind, setting, inputs, other)]
+
+
+def _others(
+    inputs: dict[str, Tensor], generator: torch.Generator, kind: str = ""
+) -> dict[str, Tensor]:
+    """Return other numbers in the place of numbers."""
+    return {
+        name: replaced(x, torch.ones_like(x, dtype=torch.bool), kind or kinds(x)[0], generator)
+        for name, x in inputs.items()
+        if x.is_floating_point()
+    }
 
 
 def other_rows(
