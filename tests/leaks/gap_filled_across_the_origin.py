@@ -5,7 +5,6 @@ from kt_forecast.audit import clock
 
 WHAT = "a gap before the origin is filled on a line towards the first value after it"
 WHERE = ("", "lerp")
-BEST = "conditional"
 CONTEXT, HORIZON = 13, 5
 
 

@@ -4,7 +4,6 @@ from torch import nn
 from kt_forecast.audit import causal
 
 WHAT = "batch normalisation with frozen statistics, whatever the mode of the model"
-BEST = "conditional"
 
 
 class Frozen(nn.BatchNorm1d):
