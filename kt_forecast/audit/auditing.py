@@ -34,7 +34,18 @@ from kt_forecast.audit.running import (
 from kt_forecast.audit.search import Hit, Search, first_line, sampled
 from kt_forecast.audit.sharing import prove_rows_too, same_program
 
-STAGES = ("tracking", "search", "longer", "aimed", "lengths", "replay", "rows", "streaming")
+STAGES = (
+    "tracking",
+    "search",
+    "back ends",
+    "compiled",
+    "longer",
+    "aimed",
+    "lengths",
+    "replay",
+    "rows",
+    "streaming",
+)
 """What an audit does after the probe."""
 
 KINDS, QUICK_KINDS = 4, 2

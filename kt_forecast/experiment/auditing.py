@@ -8,7 +8,7 @@ from kt_forecast.audit import Report, audit, kt
 from kt_forecast.sequences.batching import Pieces, chunks, collate
 from kt_forecast.sequences.interactions import Batch, StudentSequences
 from kt_forecast.tracer import Fitted
-from kt_forecast.tracer.auditing import READ, audit_tracer
+from kt_forecast.tracer.auditing import PLAIN, READ, audit_tracer
 
 STUDENTS = 4
 STEPS = 32
@@ -41,7 +41,9 @@ def _audit_baseline(fitted: Fitted, batch: Batch) -> Report:
         told = _sequences(batch, changed)
         return torch.from_numpy(fitted.predict(told)).reshape(batch.shape)
 
-    return audit(nn.Identity(), inputs, kt(batch.event), call=call, moments=MOMENTS)
+    return audit(
+        nn.Identity(), inputs, kt(batch.event), call=call, moments=MOMENTS, skip=PLAIN
+    )
 
 
 def _sequences(batch: Batch, changed: dict[str, Tensor]) -> StudentSequences:

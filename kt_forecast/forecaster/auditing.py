@@ -15,6 +15,9 @@ READ = ("values", "past")
 
 BOTH = ("evaluation", "training")
 
+PLAIN = ("compiled",)
+"""Stages left out: nothing is trained or served compiled."""
+
 
 def audit_forecaster(model: Any, batch: WindowBatch, *, moments: int = 16) -> Report:  # noqa: ANN401
     """Audit a forecaster on real windows under the forecasting contract.
@@ -45,7 +48,7 @@ def audit_forecaster(model: Any, batch: WindowBatch, *, moments: int = 16) -> Re
 
     modes = BOTH if task.dense else BOTH[:1]
     contract = _from_origins(inputs, first)
-    return audit(model, inputs, contract, call=call, modes=modes, moments=moments)
+    return audit(model, inputs, contract, call=call, modes=modes, moments=moments, skip=PLAIN)
 
 
 def _audit_predictor(model: Any, batch: WindowBatch, moments: int) -> Report:  # noqa: ANN401
@@ -60,7 +63,9 @@ def _audit_predictor(model: Any, batch: WindowBatch, moments: int) -> Report:  #
 
     inputs = _inputs(batch)
     contract = _from_origins(inputs, torch.tensor([batch.n_context]))
-    return audit(nn.Identity(), inputs, contract, call=call, modes=BOTH[:1], moments=moments)
+    return audit(
+        nn.Identity(), inputs, contract, call=call, modes=BOTH[:1], moments=moments, skip=PLAIN
+    )
 
 
 def _inputs(batch: WindowBatch) -> dict[str, Tensor]:

@@ -14,6 +14,9 @@ from kt_forecast.tracer import plain
 READ = ("question", "concepts", "seconds", "response", "extras")
 """Fields of a batch that a prediction may use, each at its moment."""
 
+PLAIN = ("compiled",)
+"""Stages left out: nothing is trained or served compiled."""
+
 
 def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
     """Audit a tracer on real interactions under the knowledge-tracing contract.
@@ -42,4 +45,6 @@ def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
             return call(changed)
 
     contract = kt(here.event)
-    return audit(tracer, inputs, contract, call=call, plain=followed, moments=moments)
+    return audit(
+        tracer, inputs, contract, call=call, plain=followed, moments=moments, skip=PLAIN
+    )

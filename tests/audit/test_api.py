@@ -27,7 +27,7 @@ from kt_forecast.audit import (
 from kt_forecast.audit.command import audit_file, exit_code
 
 X = torch.randn(2, 11, 4, generator=torch.Generator().manual_seed(0))
-QUICK = {"modes": ("evaluation",), "moments": 4}
+QUICK = {"modes": ("evaluation",), "moments": 4, "skip": ("compiled",)}
 
 
 class Ahead(nn.Module):
@@ -65,7 +65,7 @@ def test_a_contract_along_time_allows_what_it_says(ahead, contract, verdict):
 
 
 def test_nothing_is_called_proved_without_tracking():
-    report = audit(Ahead(0), X, causal(), skip=["tracking"], **QUICK)
+    report = audit(Ahead(0), X, causal(), **QUICK | {"skip": ["tracking", "compiled"]})
     assert report.verdict == "unproven"
     assert any("not followed" in reason for reason in report.reasons)
 
@@ -181,7 +181,7 @@ def test_rows_that_see_each_other_leak():
 )
 def test_known_mistakes_are_named(model, pattern):
     modes = ("training",) if isinstance(model, nn.BatchNorm1d) else ("evaluation",)
-    report = audit(model, X.mT.contiguous(), causal(axis=2), modes=modes, moments=4)
+    report = audit(model, X.mT.contiguous(), causal(axis=2), **QUICK | {"modes": modes})
     assert report.findings[0].pattern == pattern
     assert report.findings[0].repair
 

@@ -16,7 +16,7 @@ from tests.browser import asked, browse, needs_browser
 
 PHONE, DESKTOP = 360, 1200
 STEPS = 41
-QUICK = {"modes": ("evaluation",), "moments": 4}
+QUICK = {"modes": ("evaluation",), "moments": 4, "skip": ("compiled",)}
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
