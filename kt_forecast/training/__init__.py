@@ -5,6 +5,7 @@ waits for the device once every ``check_updates`` updates, not at each, and a ru
 goes on from its checkpoint with the bits it would have had.
 """
 
+from kt_forecast.training.counting import flops_of
 from kt_forecast.training.files import read_model, read_tensors, write_tensors
 from kt_forecast.training.loop import fit, parameter_groups
 from kt_forecast.training.settings import Batches, Checkpoint, Epoch, Fitted, TrainingConfig
@@ -19,6 +20,7 @@ __all__ = [
     "Workers",
     "device_named",
     "fit",
+    "flops_of",
     "parameter_groups",
     "read_model",
     "read_tensors",

@@ -11,7 +11,7 @@ from kt_forecast.tuning.recording import Recorder
 from kt_forecast.tuning.settings import Search
 from kt_forecast.tuning.space import Dimension, Space
 from kt_forecast.tuning.storage import JOURNAL
-from kt_forecast.tuning.study import Viewer, collect, search
+from kt_forecast.tuning.study import Viewer, best_of, collect, name_of, search
 
 __all__ = [
     "JOURNAL",
@@ -28,7 +28,9 @@ __all__ = [
     "Trial",
     "View",
     "Viewer",
+    "best_of",
     "collect",
+    "name_of",
     "parent_is_gone",
     "search",
 ]

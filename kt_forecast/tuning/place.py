@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from kt_forecast.tuning.ledger import Slot
 from kt_forecast.tuning.problem import Problem
 from kt_forecast.tuning.recording import Recorder
+from kt_forecast.tuning.settings import Search
+
+SECONDS_AN_HOUR = 3600.0
 
 Phase = Literal["search", "finalists"]
 
@@ -54,6 +57,12 @@ class Budget:
 
     deadline: float | None = None
     orphaned: Callable[[], bool] = _held
+
+    @classmethod
+    def of(cls, settings: Search) -> Self:
+        """Return the budget of a call that begins now."""
+        hours = settings.hours
+        return cls(None if hours is None else time.time() + hours * SECONDS_AN_HOUR)
 
     def is_over(self, reserve: float = 0.0) -> bool:
         """Return whether no time is left, beside some that is kept for what follows."""

@@ -1,5 +1,7 @@
 """One study from its space to its winner."""
 
+import hashlib
+import json
 import math
 import warnings
 from contextlib import suppress
@@ -15,7 +17,7 @@ from kt_forecast.tuning.ledger import Slot, Trial, slots
 from kt_forecast.tuning.place import Budget, Phase, Place, View, final_name
 from kt_forecast.tuning.problem import Found, Problem
 from kt_forecast.tuning.settings import Search
-from kt_forecast.tuning.space import Space, space_of
+from kt_forecast.tuning.space import Sections, Space, space_of
 from kt_forecast.tuning.storage import open_storage
 
 FEWEST = 4
@@ -44,6 +46,48 @@ def search(problem: Problem, settings: Search, place: Place, budget: Budget) -> 
     if final is not None:
         final.work(len(final.slots()))
     return _found(desk, settings)
+
+
+def best_of(problem: Problem, settings: Search, name: str = "") -> tuple[Found, Sections]:
+    """Search in this process alone; return what was found and the winner's settings.
+
+    Args:
+        problem: what the study is about.
+        settings: how it searches; without a storage its trials are kept in memory.
+        name: of the study in its storage; by default one that says what it is about.
+
+    Raises:
+        InputError: nothing can be searched, or no trial was completed.
+    """
+    place = Place(name or name_of(problem, settings), settings.storage)
+    found = search(problem, settings, place, Budget.of(settings))
+    if found.sections is None:
+        raise InputError(
+            f"{problem.system}: no trial was completed in the time that was given; accepted are"
+            " more hours, or fewer epochs"
+        )
+    return found, found.sections
+
+
+def name_of(problem: Problem, settings: Search, title: str = "") -> str:
+    """Return a name that two studies share only if their trials can be compared.
+
+    Args:
+        problem: what the study is about.
+        settings: how it searches.
+        title: what the name begins with; by default the system's name.
+    """
+    about = [
+        problem.system,
+        problem.sections,
+        problem.metric,
+        problem.seed,
+        problem.rows,
+        _space(problem, settings).plain(),
+        settings.cost if settings.weighs_cost else "",
+    ]
+    text = json.dumps(about, sort_keys=True, default=str)
+    return f"{title or problem.system}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def collect(problem: Problem, settings: Search, place: Place) -> Found:
