@@ -53,6 +53,9 @@ class BaseRecipe(Config):
         data: where the table comes from.
         model: what is trained.
         training: settings of the loop.
+        search: fields that ``kt-forecast tune`` shall search otherwise, or not at all, by section
+            (``settings``, ``training`` and the task's own): ``{low, high, log}``, a list of
+            choices, or one value.
     """
 
     OF_SYSTEM: ClassVar[tuple[str, ...]] = ("model",)
@@ -63,6 +66,7 @@ class BaseRecipe(Config):
     data: SourceRecipe
     model: ModelRecipe = ModelRecipe()
     training: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -152,7 +156,8 @@ class BaseRecipe(Config):
 
     def plain(self) -> dict[str, Any]:
         """Return the recipe as plain values, as TOML writes them; what is None is left out."""
-        return _without_none(self.model_dump(mode="json"))
+        unsaid = None if self.search else {"search"}
+        return _without_none(self.model_dump(mode="json", exclude=unsaid))
 
     def to_toml(self) -> str:
         """Return the recipe with every default written out.
