@@ -10,6 +10,7 @@ from typing import Any
 
 from kt_forecast.audit.auditing import audit
 from kt_forecast.audit.contract import Contract, ContractError, causal, kt, rows_independent, strict
+from kt_forecast.audit.pipeline import PipelineError, Rows, audit_pipeline, rows
 from kt_forecast.audit.report import LEAKS, Report
 
 PRESETS: dict[str, Callable[[], Contract]] = {
@@ -21,6 +22,13 @@ PRESETS: dict[str, Callable[[], Contract]] = {
 """Contracts that need no more than their name; others are returned by ``build()``."""
 
 EXITS = {"proved": 0, "conditional": 0, LEAKS: 1, "unproven": 3}
+NAMED = {
+    "time": ("time", "ds", "date", "timestamp", "datetime"),
+    "entity": ("student", "unique_id", "user", "user_id", "entity", "id"),
+    "target": ("response", "y", "target", "correct"),
+}
+"""Columns by which a table says its own clock, where ``build()`` returns none."""
+
 CATALOGUE = Path(__file__).parents[2] / "tests" / "leaks"
 
 
@@ -28,7 +36,8 @@ def audit_file(target: str, contract: str) -> Report:
     """Audit what a function in a file builds.
 
     Args:
-        target: ``FILE.py:build``; the function returns model and batch, or also a contract.
+        target: ``FILE.py:build``; the function returns model and batch, or a function of tables
+            and a table, or also a contract.
         contract: name of a preset, for a function that returns none.
 
     Raises:
@@ -44,7 +53,12 @@ def audit_file(target: str, contract: str) -> Report:
     except Exception as error:
         raise ContractError(f"{target}: {type(error).__name__}: {error}") from error
     if not isinstance(built, tuple) or len(built) not in {2, 3}:
-        raise ContractError(f"{target}: accepted is (model, batch) or (model, batch, contract)")
+        raise ContractError(
+            f"{target}: accepted is (model, batch) or (model, batch, contract); for a pipeline"
+            " (function, table) or (function, table, contract)"
+        )
+    if _is_frame(built[1]) and callable(built[0]):
+        return _pipeline(target, *built)
     if len(built) == 3:
         return audit(built[0], built[1], built[2])
     if contract not in PRESETS:
@@ -53,6 +67,37 @@ def audit_file(target: str, contract: str) -> Report:
             "other contract as its third value"
         )
     return audit(built[0], built[1], PRESETS[contract]())
+
+
+def _is_frame(value: Any) -> bool:  # noqa: ANN401
+    return type(value).__name__ in {"DataFrame", "LazyFrame"}
+
+
+def _pipeline(
+    target: str,
+    function: Callable[..., Any],
+    table: Any,  # noqa: ANN401
+    contract: Rows | None = None,
+) -> Report:
+    """Audit a function from a table to features.
+
+    Raises:
+        ContractError: the table does not say when its rows are known, or nothing can be joined.
+    """
+    names = list(table.collect_schema().names() if hasattr(table, "collect") else table.columns)
+    if contract is None:
+        found = {role: next((c for c in own if c in names), None) for role, own in NAMED.items()}
+        time = found["time"]
+        if time is None:
+            raise ContractError(
+                f"{target}: no column says when a row is known; accepted is a table with one of"
+                f" {', '.join(NAMED['time'])}, or rows(time=...) as the third value returned"
+            )
+        contract = rows(time=time, entity=found["entity"], target=found["target"])
+    try:
+        return audit_pipeline(function, table, contract)
+    except PipelineError as error:
+        raise ContractError(f"{target}: {error}") from error
 
 
 def exit_code(report: Report, *, strictly: bool) -> int:

@@ -3,10 +3,12 @@
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kt_forecast.audit import Report
 from kt_forecast.data.interactions import Interactions
 from kt_forecast.data.splits import Role, Split, load_split, split
 from kt_forecast.errors import InputError
@@ -245,6 +247,17 @@ def plans(recipe: Recipe) -> tuple[Plan, list[Plan]]:
     return chosen, [plan(name, history=recipe.history, seed=recipe.seed) for name in names]
 
 
+def audited(recipe: Recipe, fitted: Fitted, rows: Rows) -> Report:
+    """Audit a trained model with its recipe: data, split, features, model and scoring."""
+    from kt_forecast.experiment.auditing_parts import QUICK
+    from kt_forecast.experiment.auditing_recipe import together
+    from kt_forecast.experiment.auditing_students import path_on
+
+    path = path_on(recipe, rows, QUICK, fitted)
+    model = partial(audit_fitted, fitted, rows.parts[Role.TRAIN])
+    return together(replace(path, model=model), QUICK)
+
+
 def _finish(
     recipe: Recipe,
     fitted: Fitted,
@@ -260,7 +273,7 @@ def _finish(
     Raises:
         OSError: the folder cannot be written.
     """
-    report = audit_fitted(fitted, rows.parts[Role.TRAIN])
+    report = audited(recipe, fitted, rows)
     say(f"audit: {report.summary()}")
     others = fit_all_beside(recipe, beside, rows, runs, fitted.device, say)
     say("reading the test rows, once")
@@ -292,7 +305,9 @@ def _finish(
         command=command(runs / RUNS / name),
         citations=facts.works(fitted, others),
     )
-    folder, record = keep(recipe, record, split=rows.roles, fitted=fitted, run_id=run_id, runs=runs)
+    folder, record = keep(
+        recipe, record, split=rows.roles, fitted=fitted, audit=report, run_id=run_id, runs=runs
+    )
     return Run(folder, record)
 
 

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -282,7 +282,7 @@ def estimated(recipe: ForecastRecipe) -> dict[str, Any]:
     return {"static": data["static"], "estimator": own | {"levels": levels}}
 
 
-def audited(fitted: Fitted, rows: SeriesRows) -> Report:
+def audited_model(fitted: Fitted, rows: SeriesRows) -> Report:
     """Return whether forecasts move when what could not be known changes, on training windows."""
     from kt_forecast.forecaster.auditing import audit_forecaster
 
@@ -295,6 +295,16 @@ def audited(fitted: Fitted, rows: SeriesRows) -> Report:
         series, chosen, np.array(places, dtype=np.int64), context=fitted.context, horizon=horizon
     )
     return audit_forecaster(fitted.model, batch)
+
+
+def audited(recipe: ForecastRecipe, fitted: Fitted, rows: SeriesRows) -> Report:
+    """Audit a trained model with its recipe: data, split, features, model and scoring."""
+    from kt_forecast.experiment.auditing_parts import QUICK
+    from kt_forecast.experiment.auditing_recipe import together
+    from kt_forecast.experiment.auditing_series import path_on
+
+    path = path_on(recipe, rows, QUICK, fitted)
+    return together(replace(path, model=partial(audited_model, fitted, rows)), QUICK)
 
 
 def _finish(
@@ -312,7 +322,7 @@ def _finish(
     Raises:
         OSError: the folder cannot be written.
     """
-    report = audited(fitted, rows)
+    report = audited(recipe, fitted, rows)
     say(f"audit: {report.summary()}")
     others = fit_all_beside(recipe, beside, rows, runs, fitted.device, say)
     say("reading the test rows, once")
@@ -343,7 +353,9 @@ def _finish(
         citations=forecast_facts.works(fitted, others),
     )
     kept = recipe.changed({"split": rows.split.settings.model_dump(mode="json")}, "split")
-    folder, record = keep(kept, record, split=rows.split, fitted=fitted, run_id=run_id, runs=runs)
+    folder, record = keep(
+        kept, record, split=rows.split, fitted=fitted, audit=report, run_id=run_id, runs=runs
+    )
     return ForecastRun(folder, record)
 
 

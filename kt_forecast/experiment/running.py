@@ -16,9 +16,12 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from filelock import FileLock, Timeout
 
+from kt_forecast.audit import Report
 from kt_forecast.errors import InputError
 from kt_forecast.experiment.recipe_base import BaseRecipe
 from kt_forecast.experiment.stored import (
+    AUDIT,
+    AUDIT_PAGE,
     MODEL,
     RECIPE,
     RECORD,
@@ -119,6 +122,7 @@ def keep(
     *,
     split: Saved,
     fitted: Saved,
+    audit: Report,
     run_id: str | None,
     runs: Path,
 ) -> tuple[Path, R]:
@@ -129,6 +133,7 @@ def keep(
         record: what was found; its title and command become those of the folder.
         split: of the rows.
         fitted: the model.
+        audit: of the model and its recipe.
         run_id: of MLflow's record, if there is one.
         runs: folder of the runs.
 
@@ -143,6 +148,8 @@ def keep(
                 (part / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")
                 split.save(part / SPLIT)
                 fitted.save(part / MODEL)
+                (part / AUDIT).write_text(audit.to_json(), encoding="utf-8")
+                (part / AUDIT_PAGE).write_text(audit.to_html(), encoding="utf-8")
                 reads = [{"when": record.created, "why": "train"}]
                 (part / TEST_READS).write_text(json.dumps(reads, indent=1), encoding="utf-8")
                 if run_id is not None:
@@ -217,6 +224,8 @@ def track(tracker: Tracker, done: Run | ForecastRun) -> None:
         tracker.text(figure.decode(), f"figures/{name}.svg")
     for name in (RECIPE, SPLIT, RECORD, TEST_READS):
         tracker.file(done.folder / name)
+    for name in (AUDIT, AUDIT_PAGE):
+        tracker.file(done.folder / name, "audit")
     tracker.report(done.folder / REPORT)
     tracker.model(done.folder / MODEL, task=record.TASK)
 

@@ -22,6 +22,9 @@ MODEL = "model"
 RECORD = "record.json"
 REPORT = "report.html"
 TEST_READS = "test_reads.json"
+AUDIT, AUDIT_PAGE = "audit.json", "audit.html"
+"""The audit of the run, with its recipe and its own weights."""
+
 TRACKED = "mlflow.json"
 """Where MLflow recorded the run; absent where it did not."""
 

@@ -391,7 +391,7 @@ def fit_plan(
         InputError: there is no such device, or no window to train on or to choose the epoch by.
         TrainingError: a number is not finite.
     """
-    scale = fit_scale(table, split.train_end)
+    scale = measured(table, split)
     task = chosen.forecasting
     with workers(device) as group:
         series = _placed(build(table, scale, calendar=task.calendar), group.device)
@@ -424,6 +424,11 @@ def fit_plan(
         "notes": _notes(chosen, series, valid, split),
     }
     return found
+
+
+def measured(table: SeriesTable, split: SeriesSplit) -> SeriesScale:
+    """Return what series and covariates are measured by: their training rows alone."""
+    return fit_scale(table, split.train_end)
 
 
 def _start_from_ridge(

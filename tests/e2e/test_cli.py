@@ -26,6 +26,8 @@ OPTIONS = {
         "--junit",
         "--strict",
         "--self-test",
+        "--runs",
+        "--device",
     },
     "demo": {"--runs", "--device"},
     "train": {

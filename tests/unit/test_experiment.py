@@ -15,7 +15,17 @@ from kt_forecast.errors import InputError
 from kt_forecast.experiment import Recipe, evaluate, find, predict, report, run, tables
 from kt_forecast.experiment.recipe import DataRecipe
 from kt_forecast.experiment.running import CHECKPOINTS
-from kt_forecast.experiment.stored import MODEL, RECIPE, RECORD, REPORT, SPLIT, TEST_READS, TRACKED
+from kt_forecast.experiment.stored import (
+    AUDIT,
+    AUDIT_PAGE,
+    MODEL,
+    RECIPE,
+    RECORD,
+    REPORT,
+    SPLIT,
+    TEST_READS,
+    TRACKED,
+)
 from kt_forecast.tracer import load
 from kt_forecast.tracking import runs as tracked_runs
 
@@ -52,7 +62,7 @@ def done(recipe, tmp_path_factory):
 def light(monkeypatch):
     """Leave out audit and figures, which one test looks at, where a test needs another run."""
     stored = Report(verdict="unproven", scope={})
-    monkeypatch.setattr("kt_forecast.experiment.flow.audit_fitted", lambda *_: stored)
+    monkeypatch.setattr("kt_forecast.experiment.flow.audited", lambda *_: stored)
     monkeypatch.setattr("kt_forecast.experiment.running.render", lambda record: record.title)
 
 
@@ -67,7 +77,7 @@ def changed(recipe, **changes):
 def test_a_run_leaves_everything_behind(done, recipe, table):
     made, runs, said = done
     assert made.name == "tiny"
-    parts = {RECIPE, SPLIT, MODEL, RECORD, REPORT, TEST_READS}
+    parts = {RECIPE, SPLIT, MODEL, RECORD, REPORT, TEST_READS, AUDIT, AUDIT_PAGE}
     assert {path.name for path in made.folder.iterdir()} == parts
     record = made.record
     protocol = record.protocols[0]

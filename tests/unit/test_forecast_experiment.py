@@ -27,7 +27,16 @@ from kt_forecast.experiment import (
 from kt_forecast.experiment.recipe_forecast import SeriesRecipe
 from kt_forecast.experiment.running import CHECKPOINTS
 from kt_forecast.experiment.series_runs import PARTS
-from kt_forecast.experiment.stored import MODEL, RECIPE, RECORD, REPORT, SPLIT, TEST_READS
+from kt_forecast.experiment.stored import (
+    AUDIT,
+    AUDIT_PAGE,
+    MODEL,
+    RECIPE,
+    RECORD,
+    REPORT,
+    SPLIT,
+    TEST_READS,
+)
 from kt_forecast.tracking import runs as tracked_runs
 
 HORIZON = 12
@@ -84,7 +93,7 @@ def changed(recipe, **changes):
 def test_a_run_leaves_everything_behind(done, recipe):
     made, runs, said = done
     assert isinstance(made, ForecastRun)
-    parts = {RECIPE, SPLIT, MODEL, RECORD, REPORT, TEST_READS}
+    parts = {RECIPE, SPLIT, MODEL, RECORD, REPORT, TEST_READS, AUDIT, AUDIT_PAGE}
     assert {path.name for path in made.folder.iterdir()} == parts
     record = made.record
     protocol = record.protocols[0]
