@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -51,10 +53,8 @@ def build(service: Service) -> Any:  # noqa: ANN401 - an ASGI application
     )
     _add_errors(app)
     _add_common(app, service, metrics)
-    if service.loaded.task == TRACING:
-        from kt_forecast.serving.app_tracing import add
-
-        add(app, service)
+    part = "app_tracing" if service.loaded.task == TRACING else "app_forecasting"
+    import_module(f"kt_forecast.serving.{part}").add(app, service)
     return Guard(app, service.settings, metrics)
 
 
@@ -87,6 +87,16 @@ def model_facts(service: Service) -> dict[str, Any]:
 def _lifespan(service: Service) -> Any:  # noqa: ANN401 - what FastAPI takes
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        loop, tasks = asyncio.get_running_loop(), set()
+
+        def again() -> None:
+            task = loop.create_task(reload(service))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        # Only the main thread of a system that knows the signal hears it.
+        with suppress(NotImplementedError, RuntimeError, ValueError, AttributeError):
+            loop.add_signal_handler(signal.SIGHUP, again)
         watch = asyncio.create_task(_watch(service))
         yield
         watch.cancel()

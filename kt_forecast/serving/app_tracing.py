@@ -84,7 +84,7 @@ def add(app: FastAPI, service: Service) -> None:
         ] = [],  # noqa: B006 - FastAPI copies it
         every: Annotated[
             bool, Query(description="Tell of every concept that the model knows.")
-        ] = False,  # noqa: FBT002 - a flag of the address
+        ] = False,
         last: Annotated[
             int, Query(ge=0, le=wire.MANY, description="Answers to look back on.")
         ] = 50,

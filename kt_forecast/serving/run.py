@@ -1,15 +1,13 @@
 """Start a service and keep it up until it is told to stop."""
 
-import asyncio
 import gc
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
 from kt_forecast.errors import InputError
-from kt_forecast.serving.app import build, reload
+from kt_forecast.serving.app import build
 from kt_forecast.serving.models import Origin
 from kt_forecast.serving.service import Service
 from kt_forecast.serving.settings import Settings
@@ -63,9 +61,6 @@ def serve(
         lifespan="on",
     )
     server = uvicorn.Server(config)
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is not None:
-        signal.signal(hangup, lambda *_: _reload_soon(service))
     server.run()
 
 
@@ -89,17 +84,6 @@ def api_keys(file: Path | None) -> tuple[str, ...]:
     if file is not None and not keys:
         raise InputError(f"--api-key-file {file}: holds no key; accepted is one key a line")
     return keys
-
-
-def _reload_soon(service: Service) -> None:
-    """Have the loop load the model again; a signal arrives in the loop's own thread."""
-    task = asyncio.get_running_loop().create_task(reload(service))
-    _TASKS.add(task)
-    task.add_done_callback(_TASKS.discard)
-
-
-_TASKS: set[asyncio.Task[None]] = set()
-"""Tasks that nothing else refers to."""
 
 
 def _say(service: Service, host: str, port: int) -> None:

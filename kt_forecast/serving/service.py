@@ -5,18 +5,19 @@ is on the disk. Both threads take all that waits at once: one transaction, one p
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from kt_forecast.errors import InputError
-from kt_forecast.serving.models import Loaded, Origin
+from kt_forecast.serving.models import TRACING, Loaded, Origin
 from kt_forecast.serving.settings import Settings
-from kt_forecast.serving.store import Append, Appended, Refused, Store
+from kt_forecast.serving.store import Append, Appended, Event, Refused, Store
 from kt_forecast.serving.threads import Gatherer, Ticket, log, settle
-from kt_forecast.serving.tracing import Students, Voice, rule
+from kt_forecast.serving.tracing import Students, Voice
 
 
 class Unavailable(Exception):  # noqa: N818 - what it says to the caller, not what broke
@@ -71,7 +72,7 @@ class Service:
     def __init__(self, origin: Origin, store_url: str, settings: Settings) -> None:
         self.origin, self.settings = origin, settings
         self.loaded = origin.load()
-        self.store = Store(store_url, self.loaded.task, self._rule())
+        self.store = Store(store_url, self.loaded.task, self._may_follow)
         self.store.opened(self.loaded.facts())
         self.minds = self._minds(self.loaded)
         self.writer = Gatherer("writer", self._write, settings.together)
@@ -80,17 +81,26 @@ class Service:
         self.groups: Callable[[str, int], None] = lambda _name, _size: None
         self._reloading = asyncio.Lock()
 
-    def _rule(self) -> Any:  # noqa: ANN401
-        return rule
+    def _may_follow(self, name: str, last: int | None, events: Sequence[Event]) -> str | None:
+        return self.minds.rule(name, last, events)
 
-    def _minds(self, loaded: Loaded) -> Students:
-        return Students(self._voice(loaded), self.store, self.settings.live, self._keep)
+    def _minds(self, loaded: Loaded) -> Any:  # noqa: ANN401 - `Students` or `Series`
+        live = self.settings.live
+        if loaded.task == TRACING:
+            return Students(self._voice(loaded), self.store, live, self._keep)
+        from kt_forecast.serving.forecasting import Series
 
-    def _voice(self, loaded: Loaded) -> Voice:
-        return Voice.of(loaded.fitted, loaded.version, bundled=self.settings.bundled)
+        return Series(self._voice(loaded), self.store, live)
+
+    def _voice(self, loaded: Loaded) -> Any:  # noqa: ANN401 - of the one or the other
+        if loaded.task == TRACING:
+            return Voice.of(loaded.fitted, loaded.version, bundled=self.settings.bundled)
+        from kt_forecast.serving import forecasting
+
+        return forecasting.Voice(loaded.fitted, loaded.version)
 
     @property
-    def voice(self) -> Voice:
+    def voice(self) -> Any:  # noqa: ANN401
         """Return the model as it is asked."""
         return self.minds.voice
 
@@ -209,7 +219,7 @@ class Service:
             slow += self._handled(jobs)
             jobs = []
             self.minds.replace(self._voice(item.loaded))
-            self.writer.put(lambda facts=item.loaded.facts(): self.store.opened(facts))
+            self.writer.put(partial(self.store.opened, item.loaded.facts()))
             settle([(item.ticket, None)])
         return slow + self._handled(jobs)
 

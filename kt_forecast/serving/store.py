@@ -200,7 +200,11 @@ class Store:
             raise
 
     def append(self, group: Sequence[Append]) -> list[Appended | Refused]:
-        """Carry out requests in their order, in one transaction that is on the disk on return."""
+        """Carry out requests in their order, in one transaction that is on the disk on return.
+
+        Raises:
+            SQLAlchemyError: nothing of the group was carried out.
+        """
         heads: dict[str, Head] = {}
         try:
             with self._writing() as connection:
@@ -373,6 +377,7 @@ class Store:
 
         Raises:
             InputError: another process has the store.
+            DBAPIError: the database failed, and the transaction with it.
         """
         if self._writer is None or self._writer.closed or self._writer.invalidated:
             self._writer = self._engine.connect()
@@ -413,7 +418,7 @@ class Store:
         Raises:
             InputError: the store is another's.
         """
-        held = {name: value for name, value in connection.execute(sql.select(_facts)).all()}
+        held = {row.name: row.value for row in connection.execute(sql.select(_facts))}
         wanted = {"format": FORMAT, "task": task}
         if not held:
             rows = [{"name": name, "value": value} for name, value in wanted.items()]

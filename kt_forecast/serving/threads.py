@@ -107,7 +107,7 @@ class Gatherer:
     def _handled(self, group: list[Any]) -> Sequence[Iterator[Any]]:
         try:
             return self._handle(group)
-        except Exception:  # noqa: BLE001 - the thread must outlive one group
+        except Exception:
             log.exception("a group of %d could not be handled", len(group))
             return ()
 
@@ -117,7 +117,7 @@ class Gatherer:
             next(work)
         except StopIteration:
             return
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:
             log.exception("slow work ended early")
             return
         self._slow.append(work)

@@ -285,17 +285,6 @@ def too_early(time: int, last: int) -> str:
     )
 
 
-def rule(_name: str, last: int | None, events: Sequence[Event]) -> str | None:
-    """Say why answers may not follow a student's last time; None where they may."""
-    for event in events:
-        if event.time is None:
-            continue
-        if last is not None and event.time < last:
-            return too_early(event.time, last)
-        last = event.time
-    return None
-
-
 class Students:
     """The states of students in memory, and the passes that use them; for one thread.
 
@@ -555,6 +544,16 @@ class Students:
                 live.stored = live.kept.seq
         if written:
             keep(written)
+
+    def rule(self, _name: str, last: int | None, events: Sequence[Event]) -> str | None:
+        """Say why answers may not follow a student's last time; None where they may."""
+        for event in events:
+            if event.time is None:
+                continue
+            if last is not None and event.time < last:
+                return too_early(event.time, last)
+            last = event.time
+        return None
 
     def save(self, keep: Keeper) -> None:
         """Hand over all states to be written."""

@@ -141,6 +141,99 @@ class Mastery(Wire):
     over_time: list[Effect]
 
 
+Magnitude = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
+"""A value that single precision can hold with room to spare."""
+
+
+class Value(Wire):
+    """A value of a series."""
+
+    ds: Annotated[int, Field(ge=-(2**53), le=2**53)] | Name | None = Field(
+        None, description="An ISO date or moment, or a whole number, as the model's series have."
+    )
+    y: Magnitude | None = Field(description="The value; null where it is missing.")
+    covariates: dict[Name, Magnitude] = Field({}, max_length=200)
+
+
+class Observations(Wire):
+    """Values of one series, in their order: all are appended, or none."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"series": "7", "observations": [{"ds": "2024-03-01T12:00:00", "y": 3.5}]}]
+        },
+    )
+
+    series: Name
+    observations: list[Value] = Field(min_length=1, max_length=MANY)
+    static: dict[Name, Magnitude | Name] = Field(
+        {}, max_length=200, description="Facts of the series, told with its first value."
+    )
+
+
+class Noted(Wire):
+    """Values that were appended."""
+
+    series: str
+    n_observations: int
+    first: int = Field(description="Place of the first of the values in the series, from 1.")
+    replayed: bool = Field(description="An earlier request with this key had appended them.")
+    known: bool = Field(description="The model was trained on this series.")
+
+
+class ForecastAsked(Wire):
+    """A series to forecast."""
+
+    series: Name
+    levels: list[Number] | None = Field(
+        None, max_length=100, description="Percent that an interval shall hold; all by default."
+    )
+    future: list[dict[Name, Magnitude]] = Field(
+        [], max_length=MANY, description="Covariates known in advance, of each step ahead."
+    )
+
+
+class Interval(Wire):
+    """Two ends between which the value lies as often as the level says."""
+
+    level: float
+    low: float
+    high: float
+
+
+class StepAhead(Wire):
+    """One step of a forecast."""
+
+    step: int
+    ds: int | str | None
+    y: float
+    intervals: list[Interval]
+
+
+class Forecasts(Wire):
+    """What comes after a series' last value."""
+
+    series: str
+    n_observations: int
+    model: str
+    known: bool = Field(
+        description="The model was trained on this series; others are measured by their own values,"
+        " and their intervals are those of all series together."
+    )
+    notes: list[str]
+    steps: list[StepAhead]
+
+
+class Values(Wire):
+    """The last values of a series."""
+
+    series: str
+    ds: list[int | str | None]
+    y: list[float | None]
+
+
 class StreamOf(Wire):
     """A student or a series that the service knows."""
 
