@@ -41,9 +41,7 @@ def _audit_baseline(fitted: Fitted, batch: Batch) -> Report:
         told = _sequences(batch, changed)
         return torch.from_numpy(fitted.predict(told)).reshape(batch.shape)
 
-    return audit(
-        nn.Identity(), inputs, kt(batch.event), call=call, moments=MOMENTS, skip=PLAIN
-    )
+    return audit(nn.Identity(), inputs, kt(batch.event), call=call, moments=MOMENTS, skip=PLAIN)
 
 
 def _sequences(batch: Batch, changed: dict[str, Tensor]) -> StudentSequences:
