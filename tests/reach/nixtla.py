@@ -239,7 +239,7 @@ CASES = (
     ),
     several("TimeMixer", d_model=8, d_ff=8, e_layers=1),
     several("TimeXer", hidden_size=8, n_heads=2, e_layers=1, d_ff=8, patch_len=4),
-    several("RMoK"),
+    several("RMoK", modes=APART, source="batch normalisation over rows in training"),
     teacher("DeepAR", lstm_n_layers=1, lstm_hidden_size=8),
     teacher("LSTM", recurrent=True, **SERIAL),
     teacher("GRU", recurrent=True, **SERIAL),
