@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from kt_forecast import audit
     from kt_forecast.forecaster import Forecaster
     from kt_forecast.tracer import KnowledgeTracer
+    from kt_forecast.tuning import Search
 
-__all__ = ["Forecaster", "KnowledgeTracer", "audit", "load"]
+__all__ = ["Forecaster", "KnowledgeTracer", "Search", "audit", "load"]
 
-_HOME = {"Forecaster": "kt_forecast.forecaster", "KnowledgeTracer": "kt_forecast.tracer"}
+_HOME = {
+    "Forecaster": "kt_forecast.forecaster",
+    "KnowledgeTracer": "kt_forecast.tracer",
+    "Search": "kt_forecast.tuning",
+}
 
 
 def load(folder: str | Path, *, device: str = "auto") -> "Forecaster | KnowledgeTracer":

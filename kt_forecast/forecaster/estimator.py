@@ -12,6 +12,7 @@ import polars as pl
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
+from kt_forecast.config import Config
 from kt_forecast.data.cards import card_names, read_card
 from kt_forecast.data.series.cut import before
 from kt_forecast.data.series.frequency import ticks
@@ -24,6 +25,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.evaluation import forecasting
 from kt_forecast.forecaster import frames
 from kt_forecast.forecaster.fitting import Fitted, fit_plan
+from kt_forecast.forecaster.searching import asked, searched
 from kt_forecast.forecaster.systems import CONTEXT, Plan, plan
 
 if TYPE_CHECKING:
@@ -69,11 +71,14 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         valid: share of a series' rows, its last ones, that choose the epoch and calibrate the
             intervals, where `fit` is told no number of steps; at least the horizon.
         seed: of first weights and training.
+        search: try other settings first and train the best, chosen by the rows that choose the
+            epoch: `kt_forecast.Search` or its fields, such as ``{"trials": 20}``.
         device: a torch device, or ``auto``.
 
     Attributes:
         fitted_: the trained model.
         epochs_: what each epoch gave.
+        search_: what the search found; absent without one.
         notes_: what was found in the last table, and what became of it, one sentence each.
         table_: the series of `fit`, checked; absent after `load`.
         split_: up to which of their rows they trained and validated; absent after `load`.
@@ -103,6 +108,7 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         levels: Sequence[int | float] = (80, 90),
         valid: float = 0.2,
         seed: int = 0,
+        search: Config | dict[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
         self.system = system
@@ -122,6 +128,7 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         self.levels = levels
         self.valid = valid
         self.seed = seed
+        self.search = search
         self.device = device
 
     def fit(
@@ -147,11 +154,14 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
             InputError: a setting or the table cannot be used.
         """
         chosen = self._plan()
+        search = asked(self.search)
         table, static = self._load(df, static_df)
         if split is None:
             borders = self._borders(table, observed(table), chosen.horizon, val_size, test_size)
         else:
             borders = split_series(table, split)
+        if search is not None:
+            chosen, self.search_ = searched(chosen, table, borders, search, device=self.device)
         self.fitted_ = self._fitted(chosen, table, borders)
         self.fitted_.facts["static"] = list(static)
         self.epochs_ = self.fitted_.epochs

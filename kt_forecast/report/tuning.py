@@ -280,7 +280,8 @@ def history(record: TuningRecord, study: StudyFacts, place: int = 0) -> Picture:
         _mark(axes, study)
         axes.set_xlabel("trial")
         axes.set_ylabel(f"validation {words.metric(record.metric).label}")
-        legend(axes, 4)
+        legend(axes, 2)
+        _whole(axes)
 
     return Picture(
         name=f"history_{place}",
@@ -306,6 +307,7 @@ def curves(record: TuningRecord, study: StudyFacts, place: int = 0) -> Picture:
             axes.plot(*line, color=MODEL, linewidth=2.0, label=f"trial {study.winner}")
             legend(axes)
         axes.set_xlabel("epoch")
+        _whole(axes)
         axes.set_ylabel(f"best {words.metric(record.metric).label} so far")
 
     return Picture(
@@ -330,7 +332,7 @@ def importance(study: StudyFacts, place: int = 0) -> Picture:
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.tick_params(length=0)
-        axes.set_xlabel("share of the variation that the field explains")
+        axes.set_xlabel("share of the variation explained")
 
     said = ", ".join(f"{name} {value:.2f}" for name, value in ranked)
     return Picture(
@@ -365,6 +367,7 @@ def front(record: TuningRecord, study: StudyFacts, place: int = 0) -> Picture:
             axes.plot(cost, default.value, "s", color=RIVALS[0], markersize=7, label="the recipe")
         if len({cost for cost, _ in priced}) > 1:
             axes.set_xscale("log")
+            _plainly(axes)
         axes.set_xlabel(_COSTS[record.cost])
         axes.set_ylabel(f"validation {words.metric(record.metric).label}")
         legend(axes)
@@ -441,6 +444,20 @@ def _cost(record: TuningRecord, one: TrialFacts) -> float | None:
 
 def _points(trials: Sequence[TrialFacts]) -> tuple[list[int], list[float]]:
     return [one.number for one in trials], [one.value for one in trials]
+
+
+def _whole(axes: "matplotlib.axes.Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _plainly(axes: "matplotlib.axes.Axes") -> None:
+    """Write powers of ten as numbers, which needs no typesetting of formulas."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _mark(axes: "matplotlib.axes.Axes", study: StudyFacts) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
+from kt_forecast.config import Config
 from kt_forecast.data import tables
 from kt_forecast.data.cards import card_names
 from kt_forecast.data.interactions import Interactions
@@ -21,6 +22,7 @@ from kt_forecast.schema import LINE, P_CORRECT, QUESTION, RESPONSE, STUDENT
 from kt_forecast.sequences.build import build, fit_vocabulary
 from kt_forecast.tracer import frames
 from kt_forecast.tracer.fitting import Fitted, fit_plan, predict_rows
+from kt_forecast.tracer.searching import asked, searched
 from kt_forecast.tracer.streaming import Stream, mastery_over_time
 from kt_forecast.tracer.systems import plan
 
@@ -54,12 +56,15 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
         repeats: what to do with rows that repeat the student's previous question.
         valid: share of the students that choose the epoch, where `fit` is given none.
         seed: of first weights, training, and the choice of those students.
+        search: try other settings first and train the best, chosen by the students that choose
+            the epoch: `kt_forecast.Search` or its fields, such as ``{"trials": 20}``.
         device: a torch device, or ``auto``.
 
     Attributes:
         fitted_: the trained model.
         vocabulary_: the names it knows.
         epochs_: what each epoch gave.
+        search_: what the search found; absent without one.
         interactions_: the table of `fit`, checked; absent after `load`.
 
     Examples:
@@ -81,6 +86,7 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
         repeats: Repeats = "auto",
         valid: float = 0.1,
         seed: int = 0,
+        search: Config | dict[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
         self.system = system
@@ -94,6 +100,7 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
         self.repeats = repeats
         self.valid = valid
         self.seed = seed
+        self.search = search
         self.device = device
 
     def fit(self, table: "Table", valid: "Table | None" = None) -> Self:
@@ -115,6 +122,7 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
             seed=self.seed,
         )
         self._check()
+        search = asked(self.search)
         interactions = self._load(table)
         if valid is None:
             if len(interactions.students) < 2:
@@ -133,13 +141,13 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
             rows = np.ones(len(interactions), dtype=np.bool_)
             _refuse_shared(interactions, judges)
         vocabulary = fit_vocabulary(interactions, rows, extras=self.extras)
-        self.fitted_ = fit_plan(
-            chosen,
-            build(interactions, vocabulary, rows=rows),
-            build(judges, vocabulary, rows=counts),
-            vocabulary,
-            device=self.device,
-        )
+        train = build(interactions, vocabulary, rows=rows)
+        judged = build(judges, vocabulary, rows=counts)
+        if search is not None:
+            chosen, self.search_ = searched(
+                chosen, train, judged, vocabulary, search, device=self.device
+            )
+        self.fitted_ = fit_plan(chosen, train, judged, vocabulary, device=self.device)
         self.fitted_.facts["data_hash"] = interactions.data_hash
         self._known(self.fitted_)
         self.interactions_ = interactions

@@ -101,6 +101,17 @@ def searched(
     return with_sections(chosen, sections, chosen.seed), found
 
 
+def asked(search: object) -> "Search | None":
+    """Return a search from what an estimator was given; None where it was given none.
+
+    Raises:
+        InputError: a field of it is refused.
+    """
+    from kt_forecast.tuning import Search
+
+    return None if search is None else Search.of(search)
+
+
 def sections_of(chosen: Plan) -> dict[str, dict[str, Any]]:
     """Return every setting of a plan by section."""
     plain = chosen.plain()

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kt_forecast.config import Config
+from kt_forecast.errors import InputError
 
 Sampler = Literal["tpe", "gp", "cmaes", "nsga2"]
 Pruner = Literal["auto", "hyperband", "halving", "none"]
@@ -48,6 +49,25 @@ class Search(Config):
         if self.sampler == "nsga2" and self.pruner not in {"auto", "none"}:
             raise ValueError("nsga2 compares whole trials; accepted for it is pruner none")
         return self
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        """Return a search from what an estimator was given.
+
+        Args:
+            given: a search, or its fields in a dictionary.
+
+        Raises:
+            InputError: it is neither, or a field is refused.
+        """
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, dict):
+            raise InputError(
+                f"search is {given!r}; accepted is a dictionary such as {{'trials': 20}}, or a"
+                " Search"
+            )
+        return cls.parse(given, "search")
 
     @property
     def weighs_cost(self) -> bool:

@@ -20,7 +20,7 @@ from kt_forecast.tuning.settings import Search
 from kt_forecast.tuning.space import Sections, Space, space_of
 from kt_forecast.tuning.storage import open_storage
 
-FEWEST = 4
+FEWEST = 10
 """Completed trials below which nothing is said of the importance of fields."""
 
 
