@@ -708,7 +708,12 @@ class Function(nn.Module):
 ORIGINS = {
     "no mask": (Attention(None), "leak.heads (MultiheadAttention)", "_safe_softmax"),
     "same padding": (Convolved(1, 1), "leak.layer (Conv1d)", "convolution"),
-    "mean": (Function(lambda x: x - x.mean(1, keepdim=True)), "leak (Function)", "sub"),
+    "mean": (Function(lambda x: x - x.mean(1, keepdim=True)), "leak (Function)", "mean"),
+    "chosen": (
+        Function(lambda x: x.gather(1, x[..., 0].topk(T // 2, 1).indices[..., :1, None]) + x),
+        "leak (Function)",
+        "topk",
+    ),
     "roll": (Function(lambda x: x + x.roll(-1, 1)), "leak (Function)", "roll"),
     "sort": (Function(lambda x: x.sort(1).values), "leak (Function)", "sort"),
     "batch norm": (
@@ -734,6 +739,25 @@ def test_the_module_and_the_operation_are_named(name, rows):
     assert origin.moment == T - 1
     modules = [link.module.split(".")[0].split(" ")[0] for link in origin.chain]
     assert modules.index("leak") < modules.index("last")
+
+
+def test_what_is_late_in_one_row_only_is_judged_by_that_row():
+    class Padded(nn.Module):
+        def forward(self, x):
+            return (x @ x.mT).masked_fill(~PAST, -torch.inf).softmax(-1) @ x
+
+    x = torch.randn(2, T, 4, generator=torch.Generator().manual_seed(0))
+    moments = torch.arange(T).expand(2, -1).clone()
+    moments[1, :3] = 99
+    found = track(lambda i: Padded()(i["x"]), {"x": x}, {"x": moments}, locate=True)
+    (origin,) = found.origin("output", moments)
+    assert origin.op == "_softmax"
+
+
+def test_where_values_leave_torch_the_module_is_named():
+    model = Block(Function(lambda x: x * 2 if x.sum().item() > 1e9 else x))
+    (escape, *_) = tracked(model).escapes
+    assert escape.module == "leak (Function)"
 
 
 def test_independent_leaks_are_each_named():

@@ -6,7 +6,7 @@ from kt_forecast.audit import kt
 
 WHAT = "whether a hint was used is known after the question, and is fed with it"
 WHERE = ("", "cat")
-ALSO = ("told", "view")
+ALSO = ("told", "addmm")
 
 
 class Hinted(nn.Module):

@@ -5,6 +5,7 @@ from kt_forecast.audit import clock
 
 WHAT = "a lag shorter than the horizon reads values that lie in the horizon"
 WHERE = ("", "slice")
+ALSO = ("", "mul")
 CONTEXT, HORIZON = 13, 5
 
 

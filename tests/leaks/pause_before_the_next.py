@@ -6,6 +6,7 @@ from kt_forecast.audit import kt
 
 WHAT = "the time to the next question is taken for the time since the last"
 WHERE = ("", "sub")
+ALSO = ("", "slice")
 
 
 class Forgetting(nn.Module):

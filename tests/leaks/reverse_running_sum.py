@@ -5,6 +5,7 @@ from kt_forecast.audit import causal
 
 WHAT = "a running sum runs from the end"
 WHERE = ("1", "cumsum")
+ALSO = ("1", "flip")
 
 
 class RunningSum(nn.Module):

@@ -6,6 +6,7 @@ from kt_forecast.audit import clock
 
 WHAT = "training feeds the label of the step itself where a coin says so"
 WHERE = ("", "where")
+ALSO = ("", "constant_pad_nd")
 
 
 class Sampled(nn.Module):

@@ -25,7 +25,7 @@ from kt_forecast.audit.dependency.calls import (
 )
 from kt_forecast.audit.dependency.escapes import Escape, Watch, is_check, source
 from kt_forecast.audit.dependency.labels import NONE, Moments, Shadow, top, unknown
-from kt_forecast.audit.dependency.locate import Node
+from kt_forecast.audit.dependency.locate import BACK, Node
 from kt_forecast.audit.dependency.memory import Memory, address
 
 assert families  # noqa: S101 - importing them registers their rules
@@ -142,7 +142,7 @@ class Tracker(TorchDispatchMode, Run):
         if rank == NONE or self._muted or is_check():
             return
         where = source()
-        self.escapes[Escape(self.moments.moment(rank), what, where)] = None
+        self.escapes[Escape(self.moments.moment(rank), what, where, self._module())] = None
         if self.escaped == NONE:
             self._remember()
         if rank > self.escaped:
@@ -212,7 +212,7 @@ class Tracker(TorchDispatchMode, Run):
         known = torch.tensor(not learned and not foreign, device=x.device)
         shadow = Shadow(latest, known).expand(x.shape)
         if foreign and self.traces:
-            shadow.node = Node("back from outside torch", self._module(), self._escape_source)
+            shadow.node = Node(BACK, self._module(), self._escape_source)
             shadow.node.outputs.append(shadow)
         return shadow
 

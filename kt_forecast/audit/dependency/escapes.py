@@ -29,6 +29,10 @@ CHECKS = (f"{TORCH}/distributions/distribution.py", f"{TORCH}/distributions/cons
 """Code that reads values only to refuse them."""
 
 
+WARNS = {("/transformers/", "warn_if_padding_and_no_attention_mask")}
+"""Functions of public libraries, by part of their file, that read values only to warn of them."""
+
+
 @dataclass(frozen=True)
 class Escape:
     """Values that left torch and may have come back, or steered the program.
@@ -37,11 +41,13 @@ class Escape:
         moment: the latest moment they may depend on.
         what: the operation through which they left.
         source: file and line of the user's code.
+        module: qualified name and class of the innermost module.
     """
 
     moment: int
     what: str
     source: str
+    module: str = ""
 
     def __str__(self) -> str:
         """Say it in one sentence."""
@@ -85,11 +91,11 @@ def _classes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 
 
 def is_check() -> bool:
-    """Return whether values are read by code that only refuses bad ones."""
+    """Return whether values are read by code that only refuses bad ones, or warns of them."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - walks the stack without copying it
     while frame is not None:
         name = frame.f_code.co_filename
-        if name in CHECKS:
+        if name in CHECKS or any(p in name and f == frame.f_code.co_name for p, f in WARNS):
             return True
         if not name.startswith((TORCH, HERE, "<")) and not any(part in name for part in WRAPPERS):
             return False

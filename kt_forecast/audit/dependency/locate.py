@@ -23,6 +23,68 @@ from torch import Tensor
 
 from kt_forecast.audit.dependency.labels import Moments, Shadow, thin, top
 
+LAYOUT = {
+    "_unsafe_view",
+    "alias",
+    "clone",
+    "contiguous",
+    "detach",
+    "expand",
+    "flatten",
+    "permute",
+    "reshape",
+    "squeeze",
+    "t",
+    "transpose",
+    "unsqueeze",
+    "view",
+    "_to_copy",
+}
+"""Operations that leave every value at its place in time: a leak enters at what follows them."""
+
+PICKS = {"select", "slice"}
+"""Operations that take some of the moments; where all moments are alike too late, as harmless."""
+
+DRAWS_TOGETHER = (
+    "mean",
+    "sum",
+    "var",
+    "std",
+    "norm",
+    "linalg_vector_norm",
+    "amax",
+    "amin",
+    "aminmax",
+    "max",
+    "min",
+    "arg",
+    "topk",
+    "sort",
+    "median",
+    "kthvalue",
+    "logsumexp",
+    "any",
+    "all",
+    "prod",
+    "count_nonzero",
+    "nonzero",
+    "scatter_",
+    "index_add",
+    "bincount",
+    "histc",
+    "unique",
+    "mode",
+    "_fft",
+    "adaptive_",
+    "_adaptive",
+    "max_pool",
+    "avg_pool",
+)
+"""Beginnings of names of operations that make one value of many moments."""
+
+BACK = "back from outside torch"
+"""The operation by which values that have left torch come back."""
+
 READ_BACK = "read back"
 """The operation, of no module, by which a tensor written in parts is read again."""
 
@@ -92,14 +154,16 @@ class Clocks:
     ) -> None:
         self.moments = moments
         self.own: dict[int, Tensor] = {}
+        self.own_by_row: dict[int, Tensor] = {}
         for name, given in available.items():
             shape = inputs[name].shape
             ranks = moments.ranks(given).reshape([*given.shape, *([1] * (len(shape) - given.ndim))])
             ranks = ranks.expand(shape).to(torch.int64)
-            for axis in _varying(ranks):
+            for axis in _places(ranks):
                 clock = _along(ranks, axis, largest=True)
                 known = self.own.get(shape[axis])
                 self.own[shape[axis]] = clock if known is None else torch.maximum(known, clock)
+            _join(self.own_by_row, _by_row(ranks))
 
     def allowed(self, moments: Tensor) -> Tensor:
         """Return the greatest rank that is not later than each moment."""
@@ -111,11 +175,35 @@ def _varying(x: Tensor) -> list[int]:
     return [a for a, n in enumerate(x.shape) if n > 1 and bool((x != x.narrow(a, 0, 1)).any())]
 
 
+def _places(x: Tensor) -> list[int]:
+    """Return the axes along which moments vary: that of rows only where no other does."""
+    varying = _varying(x)
+    return [a for a in varying if a > 0] or varying
+
+
 def _along(x: Tensor, axis: int, *, largest: bool) -> Tensor:
     rest = [a for a in range(x.ndim) if a != axis]
     if not rest:
         return x
     return x.amax(rest) if largest else x.amin(rest)
+
+
+def _by_row(x: Tensor) -> dict[int, Tensor]:
+    """Return what varies along an axis in another way in each row, by the length of the axis."""
+    found: dict[int, Tensor] = {}
+    for axis in _varying(x):
+        if axis > 0 and x.shape[0] > 1:
+            rest = [a for a in range(1, x.ndim) if a != axis]
+            _join(found, {x.shape[axis]: x.amax(rest) if rest else x})
+    return found
+
+
+def _join(known: dict[int, Tensor], found: dict[int, Tensor]) -> None:
+    """Take the later of two clocks of one length; of batches of other sizes the first stays."""
+    for n, clock in found.items():
+        before = known.setdefault(n, clock)
+        if before.shape == clock.shape:
+            known[n] = torch.maximum(before, clock)
 
 
 def origins(output: Shadow, allowed: Tensor, clocks: Clocks) -> list[Origin]:
@@ -129,7 +217,7 @@ def origins(output: Shadow, allowed: Tensor, clocks: Clocks) -> list[Origin]:
     limit = clocks.allowed(allowed)
     if not bool((output.latest.cpu() > limit).any()):
         return []
-    varying = _varying(limit)
+    varying = _places(limit)
     needed = {output.latest.shape[a]: _along(limit, a, largest=True) for a in varying}
     everywhere = None if varying else int(limit.max())
     beyond = {
@@ -137,8 +225,11 @@ def origins(output: Shadow, allowed: Tensor, clocks: Clocks) -> list[Origin]:
         for n, clock in needed.items()
     }
     rows = output.latest.shape[0]
-    wide = Judge(beyond, everywhere, rows)
-    judge = wide if wide.breaks(output) else Judge(needed, everywhere, rows)
+    needed_by_row = _by_row(limit)
+    beyond_by_row = dict(needed_by_row)
+    _join(beyond_by_row, clocks.own_by_row)
+    wide = Judge(beyond, everywhere, rows, beyond_by_row)
+    judge = wide if wide.breaks(output) else Judge(needed, everywhere, rows, needed_by_row)
     return _Search(judge, clocks).run(output)
 
 
@@ -149,11 +240,19 @@ class Judge:
         clocks: the greatest rank allowed at each place of an axis, by the length of the axis.
         everywhere: the greatest rank allowed to any element, where places do not matter.
         rows: how many rows may have been laid out along one axis together with the places.
+        by_row: the greatest rank allowed at each place of each row, by the length of the axis.
     """
 
-    def __init__(self, clocks: dict[int, Tensor], everywhere: int | None, rows: int) -> None:
+    def __init__(
+        self,
+        clocks: dict[int, Tensor],
+        everywhere: int | None,
+        rows: int,
+        by_row: dict[int, Tensor],
+    ) -> None:
         self._clocks = clocks
-        self._everywhere = everywhere
+        self._by_row = {n: clock for n, clock in by_row.items() if n in clocks}
+        self.everywhere = everywhere
         self._rows = rows
         self._seen: dict[int, bool | None] = {}
 
@@ -166,8 +265,8 @@ class Judge:
 
     def _judge(self, latest: Tensor) -> bool | None:
         latest_thin = thin(latest)
-        if self._everywhere is not None:
-            return bool((latest_thin > self._everywhere).any())
+        if self.everywhere is not None:
+            return bool((latest_thin > self.everywhere).any())
         limits = [x for x in (self._by_axes(latest), *self._by_rows(latest)) if x is not None]
         if not limits:
             return None
@@ -179,6 +278,11 @@ class Judge:
         for axis, n in enumerate(latest.shape):
             if n in self._clocks:
                 here = _laid(self._clocks[n], axis, latest.ndim)
+                own = self._by_row.get(n)
+                if axis > 0 and own is not None and latest.shape[0] == own.shape[0]:
+                    shape = [own.shape[0]] + [1] * (latest.ndim - 1)
+                    shape[axis] = n
+                    here = own.reshape(shape)
                 limit = here if limit is None else torch.maximum(limit, here)
         return limit
 
@@ -246,23 +350,24 @@ class _Search:
 
     def _origin(self, node: Node, shadow: Shadow, way: tuple[Node, ...]) -> Origin:
         if node.op == READ_BACK:
-            last = max(reversed(node.inputs), key=lambda s: top(s.latest))
+            last = max(reversed(node.inputs), key=self._writes)
             node = last.node or node
-        before: list[Link] = []
+            way = (node, *way[1:])
+        before: list[tuple[Node, Shadow]] = []
         seen: set[int] = {id(node)}
         source: Node | None = node
         while source is not None:
             inputs = [s for s in source.inputs if s.node is not None and id(s.node) not in seen]
-            latest = max(inputs, key=lambda s: top(s.latest), default=None)
+            latest = max(inputs, key=self._lateness, default=None)
             if latest is None or top(latest.latest) < 0:
                 break
             source = latest.node
             assert source is not None  # noqa: S101 - kept only with a node
             seen.add(id(source))
-            before.append(_link(source))
-        links = [*reversed(before)]
+            before.append((source, latest))
+        links = [_link(earlier) for earlier, _ in reversed(before)]
         links += [_link(later) for later in way]
-        here = _link(node)
+        here = _link(self._entry(node, shadow, before, way))
         return Origin(
             module=here.module,
             op=here.op,
@@ -270,6 +375,52 @@ class _Search:
             moment=self._clocks.moments.moment(top(shadow.latest)),
             chain=_shortened(links, here),
         )
+
+    def _entry(
+        self,
+        node: Node,
+        shadow: Shadow,
+        before: list[tuple[Node, Shadow]],
+        way: tuple[Node, ...],
+    ) -> Node:
+        """Return the operation to name: where times are drawn together, or what uses the moved.
+
+        Args:
+            node: at which what breaks its limit comes out.
+            shadow: what comes out.
+            before: the way from there back to the input, with what each handed on.
+            way: from there to the output.
+        """
+        latest = top(shadow.latest)
+        drawn = node
+        for earlier, handed in before:
+            if self._judge.breaks(handed) is not None:
+                break
+            labels = thin(handed.latest)
+            if earlier.op.startswith(DRAWS_TOGETHER) and _all_late(labels, latest):
+                drawn = earlier
+        path = [*(earlier for earlier, _ in reversed(before)), *way]
+        rest = path[path.index(drawn) :] if drawn in path else [drawn]
+        harmless = LAYOUT | {READ_BACK, BACK}
+        found = next((n for n in rest if n.op not in harmless), node)
+        if self._judge.everywhere is None:
+            return found
+        used = next((n for n in rest if n.op not in harmless | PICKS), node)
+        return used if used.module == found.module else found
+
+    def _writes(self, shadow: Shadow) -> tuple[bool, int]:
+        """Order what was written into one tensor: what keeps its places is what it was before."""
+        return self._judge.breaks(shadow) is not False, top(shadow.latest)
+
+    def _lateness(self, shadow: Shadow) -> tuple[int, bool]:
+        """Order what went in by the latest moment; of two alike, first what keeps no places."""
+        return top(shadow.latest), self._judge.breaks(shadow) is None
+
+
+def _all_late(labels: Tensor, latest: int) -> bool:
+    """Return whether a row depends on the latest moment in all of its elements."""
+    rows = labels.reshape(labels.shape[0], -1) if labels.ndim else labels.reshape(1, 1)
+    return bool(rows.numel()) and bool((rows.amin(1) == latest).any())
 
 
 def _link(node: Node) -> Link:
