@@ -33,6 +33,7 @@ from kt_forecast.audit.running import (
 )
 from kt_forecast.audit.search import Hit, Search, first_line, sampled
 from kt_forecast.audit.sharing import prove_rows_too, same_program
+from kt_forecast.audit.steps import Asked, Steps
 
 STAGES = (
     "tracking",
@@ -45,6 +46,9 @@ STAGES = (
     "replay",
     "rows",
     "streaming",
+    "padding",
+    "training step",
+    "coin flips",
 )
 """What an audit does after the probe."""
 
@@ -72,6 +76,10 @@ def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
     moments: int = 16,
     seed: int = 0,
     skip: Collection[str] = (),
+    training: Callable[[Any], Any] | None = None,
+    pipeline: Callable[[Tensor], float] | None = None,
+    labels: Collection[str] = (),
+    padding: str | None = None,
 ) -> Report:
     """Prove that no output depends on what it could not have known, or show one that does.
 
@@ -79,7 +87,9 @@ def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
     is known too late is replaced, with the model's own weights and with generic ones, with and
     without gradients, in half and in double precision; the beginning of a sequence is compared
     with the whole, a call with itself after another call, rows with what they are beside other
-    rows, steps with the whole. Nothing of the model is changed when the call returns.
+    rows, steps with the whole, real steps beside other padding. The training step is followed back
+    from its loss, and the model may learn coin flips, which nobody can predict. Nothing of the
+    model is changed when the call returns.
 
     Args:
         model: the module, on the device it is on; or any callable.
@@ -95,6 +105,13 @@ def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
         moments: how many moments the search samples; all of them where there are no more.
         seed: of replacements, and of random draws inside the model.
         skip: stages to leave out, see `STAGES`; without tracking nothing is proved.
+        training: from the batch to a loss, or to predictions; by default the model's
+            ``loss(batch)`` or ``training_step``, or its call, if that returns a loss.
+        pipeline: all of a pipeline, from labels (in the shape of the input that holds them) to a
+            score that is one half for who knows nothing; it is run on fair coin flips.
+        labels: names of the inputs that hold labels; by default those called so.
+        padding: name of the input that is a mask of steps, or the number of real ones for each
+            row; by default it is known by its name or its values.
 
     Raises:
         ContractError: model, batch and contract do not fit together.
@@ -107,7 +124,11 @@ def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
         raise ContractError(f"{strange} is no stage or mode; stages are {list(STAGES)}")
     module, called = stages.wrapped(model)
     runner = Runner(module, call or calling(called, batch), seed, plain)
-    run = _Audit(runner, inputs, contract, tuple(modes), moments, frozenset(skip))
+    strange = sorted(set(labels) - set(inputs))
+    if strange:
+        raise ContractError(f"labels={strange} are no inputs; the batch has {sorted(inputs)}")
+    asked = Asked(model, batch, padding, training, pipeline, tuple(labels))
+    run = _Audit(runner, inputs, contract, tuple(modes), moments, frozenset(skip), asked)
     return run.report(single=call is None and len(inputs) == 1)
 
 
@@ -121,6 +142,7 @@ class _Audit:
     modes: tuple[str, ...]
     moments: int
     skip: frozenset[str]
+    asked: Asked
     stages: list[Stage] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
     hits: list[tuple[Hit, str]] = field(default_factory=list)
@@ -146,8 +168,17 @@ class _Audit:
         ):
             self._do(name, stage)
         self._do("streaming", lambda: self._streaming(single=single))
+        steps = self._steps()
+        self._do("padding", steps.padding)
+        self._do("training step", lambda: self._training(steps))
+        self._do("coin flips", steps.coin_flips)
+        self.hits += steps.hits
+        self.trials += steps.trials
         findings = Findings(self.runner, self.inputs, self.pairs, self.clocks, self.row_axis)
-        found = findings.of_hits(self.hits, self.proofs)
+        if steps.trainer is not None and steps.judged is not None:
+            judged = steps.judged
+            findings.training = (steps.trainer, [judged.pair], [judged.clocks])
+        found = (*findings.of_hits(self.hits, self.proofs), *steps.findings)
         suspicions = () if found else findings.of_proofs(self.proofs)
         verdict = self._verdict(found)
         picture, zoom = self._pictures()
@@ -577,6 +608,19 @@ class _Audit:
         hit = Hit((name,), next(iter(self.outputs)), far.place, far.effect, 0, 0, kind, setting, self.inputs, self.inputs)  # fmt: skip  # noqa: E501
         self.hits.append((hit, "streaming"))
         return "found", f"steps one by one differ from the whole by {far.effect:.3g}"
+
+    def _steps(self) -> Steps:
+        return Steps(
+            self.asked, self.runner, self.inputs, self.outputs, self.bound, self.clocks[0],
+            self.axes, self.out_axes, self.modes, self.moments, self.double, self.row_axis,
+        )  # fmt: skip
+
+    def _training(self, steps: Steps) -> tuple[str, str]:
+        outcome, said, proofs = steps.training()
+        if outcome == "skipped":
+            return outcome, said
+        judged, more = self._judged(proofs)
+        return outcome or judged, f"{said}; {more}"
 
     # The outcome.
 

@@ -32,6 +32,7 @@ class Findings:
         pairs: the contract's clocks.
         clocks: the same, spread.
         row_axis: the axis of rows.
+        training: what runs the training step, and the clocks of that.
     """
 
     runner: Runner
@@ -39,6 +40,7 @@ class Findings:
     pairs: list[tuple[Clock, Clock]]
     clocks: list[Clocks]
     row_axis: int
+    training: tuple[Runner, list[tuple[Clock, Clock]], list[Clocks]] | None = None
 
     def of_hits(self, hits: list[tuple[Hit, str]], proofs: list[Proof]) -> tuple[Finding, ...]:
         """Return a finding for each hit and each independent place where it enters."""
@@ -64,6 +66,7 @@ class Findings:
                     setting=hit.setting,
                     seed=self.runner.seed,
                     method=method,
+                    moved_to=hit.moved_to,
                 ),
                 courses=self._courses(hit, method) if i < LOCATED else (),
             )
@@ -89,17 +92,21 @@ class Findings:
         return tuple(dict.fromkeys(found))
 
     def _origins(self, hit: Hit, method: str) -> list[Origin]:
+        runner = self.runner
         if method == "rows":
             pairs = row_clocks(self.inputs, self._outputs(hit), self.row_axis)
         elif method == "replacement":
             pairs = list(zip(self.pairs, self.clocks, strict=True))
+        elif method == "training" and self.training is not None:
+            runner, clocked, moments = self.training
+            pairs = list(zip(clocked, moments, strict=True))
         else:
             return []
         only = hit.inputs[0] if len(hit.inputs) == 1 and method == "replacement" else None
         setting = replace(hit.setting, double=False)
         same = all(hit.before[n].shape == x.shape for n, x in self.inputs.items())
         for pair, clocks in pairs if same else []:
-            places = locate(self.runner, self.inputs, pair, clocks, setting, only)
+            places = locate(runner, self.inputs, pair, clocks, setting, only)
             if places.get(hit.output):
                 return places[hit.output][:ORIGINS]
         return []
@@ -163,7 +170,7 @@ class Findings:
 def _escaped(hit: Hit, proofs: list[Proof]) -> list[Origin]:
     """Return where values that are too late for what moved have left torch."""
     found = [
-        Origin("", escape.what, escape.source, escape.moment, ())
+        Origin(escape.module, escape.what, escape.source, escape.moment, ())
         for proof in proofs
         if proof.name.startswith(hit.setting.mode)
         for escape in proof.escapes

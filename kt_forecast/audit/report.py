@@ -16,6 +16,7 @@ from kt_forecast.audit.dependency import Link
 from kt_forecast.audit.nest import calling
 from kt_forecast.audit.replacing import change_of
 from kt_forecast.audit.running import Runner, Setting
+from kt_forecast.audit.training import training_step, watched
 
 Verdict = Literal["proved", "conditional", "unproven", "leak"]
 
@@ -43,7 +44,9 @@ class Counterexample:
         setting: mode, weights and path of the run.
         seed: of the random draws inside the model.
         method: ``replacement``; ``length``, where ``after`` is the beginning of ``before``;
-            ``replay``, where ``after`` is the call in between; ``rows``; ``streaming``.
+            ``replay``, where ``after`` is the call in between; ``rows``; ``streaming``;
+            ``padding``; ``training``, of the training step's predictions.
+        moved_to: where the element stands in the second run, if elsewhere than in the first.
     """
 
     before: dict[str, Tensor] = field(repr=False)
@@ -56,6 +59,7 @@ class Counterexample:
     setting: Setting
     seed: int
     method: str
+    moved_to: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """Say it in a few words."""
@@ -67,11 +71,22 @@ class Counterexample:
 
         Args:
             model: the module that was audited.
-            call: as given to `audit`.
+            call: as given to `audit`; of a training step, what was given as ``training``.
+
+        Raises:
+            ValueError: it is of a training step, and the model has none.
         """
         named = self.before
-        batch = named["input"] if set(named) == {"input"} else named
+        batch: Any = named["input"] if set(named) == {"input"} else named
+        if all(name.isdigit() for name in named):
+            batch = tuple(named.values())
         runner = Runner(model, call or calling(model, batch), self.seed)
+        if self.method == "training":
+            outputs = runner(named, Setting()) if call is None else {}
+            step = training_step(model, batch, runner.call, outputs, call)
+            if step is None:
+                raise ValueError("the model has no training step; call= takes it")
+            runner = Runner(model, watched(step), self.seed)
         if self.method == "replay":
             with runner.held(self.setting):
                 first = runner.run(self.before, self.setting)
@@ -80,7 +95,8 @@ class Counterexample:
         else:
             first = runner(self.before, self.setting)
             second = runner(self.after, self.setting)
-        was, now = (outputs[self.output][self.place] for outputs in (first, second))
+        was = first[self.output][self.place]
+        now = second[self.output][self.moved_to or self.place]
         return float(change_of(now, was))
 
     def save(self, path: Path | BufferedIOBase) -> None:
@@ -93,6 +109,7 @@ class Counterexample:
             "kind": self.kind,
             "seed": self.seed,
             "method": self.method,
+            "moved_to": self.moved_to,
             "setting": vars(self.setting),
         }
         arrays = {f"before/{k}": x.cpu().numpy() for k, x in self.before.items()}
@@ -110,6 +127,7 @@ class Counterexample:
                 if side in both:
                     both[side][name] = torch.from_numpy(file[key])
         setting, place = Setting(**facts.pop("setting")), tuple(facts.pop("place"))
+        facts["moved_to"] = tuple(facts.get("moved_to", ()))
         before, after = both["before"], both["after"]
         return cls(before=before, after=after, setting=setting, place=place, **facts)
 
@@ -151,6 +169,7 @@ class Finding:
         chain: the way from input to output.
         pattern: name of a known mistake, where the evidence says so.
         repair: what to do about that.
+        detail: how it was found, where there is no counterexample to say it.
         courses: for the page: what was replaced, and the output that moved, along time.
     """
 
@@ -167,6 +186,7 @@ class Finding:
     pattern: str = ""
     repair: str = ""
     courses: tuple[Course, ...] = ()
+    detail: str = ""
 
     @property
     def place(self) -> str:
@@ -178,6 +198,8 @@ class Finding:
         """Say it in one sentence."""
         enters = f", enters at {self.place}" if self.op else ""
         pattern = f" ({self.pattern})" if self.pattern else ""
+        if self.counterexample is None and self.detail:
+            return f"fair coin flips in place of {self.input} are predicted: {self.detail}"
         if self.counterexample is None:
             late = f"{self.ticks} ticks too late"
             return f"{self.output} may depend on {self.input} {late}{enters}{pattern}"

@@ -1,6 +1,7 @@
 """Runs a model again and again from the same state: weights, buffers, attributes, random draws."""
 
 import random
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -188,7 +189,8 @@ def _attending(kernel: str) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(getattr(SDPBackend, kernel)):
+        with sdpa_kernel(getattr(SDPBackend, kernel)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # why a kernel cannot be used: the error says it too
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -33,6 +33,7 @@ class Hit:
         setting: of the run.
         before: the inputs.
         after: the inputs replaced.
+        moved_to: where it stands in the second run, if elsewhere than in the first.
     """
 
     inputs: tuple[str, ...]
@@ -45,6 +46,7 @@ class Hit:
     setting: Setting
     before: dict[str, Tensor] = field(repr=False)
     after: dict[str, Tensor] = field(repr=False)
+    moved_to: tuple[int, ...] = ()
 
 
 @dataclass
