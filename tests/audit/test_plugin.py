@@ -8,10 +8,10 @@ from torch import nn
 
 class Escapes(nn.Module):
     def forward(self, x):
-        return x + (1.0 if x.sum().item() > 1e9 else 0.0)
+        return x + torch.tensor(x[:, :1].tolist())
 
 X = torch.randn(2, 7, 3)
-OPTIONS = dict(modes=("evaluation",), moments=2)
+OPTIONS = dict(modes=("evaluation",), moments=2, skip=("compiled",))
 
 def test_honest(assert_causal):
     assert assert_causal(nn.Linear(3, 3), X, **OPTIONS).verdict == "proved"
@@ -22,7 +22,7 @@ def test_leak(assert_causal):
 def test_unproven(assert_causal):
     assert_causal(Escapes(), X, **OPTIONS)
 
-@pytest.mark.waive_audit(reason="the branch guards against overflow", until="2999-01-01")
+@pytest.mark.waive_audit(reason="the list holds the first step only", until="2999-01-01")
 def test_waived(assert_causal):
     assert_causal(Escapes(), X, **OPTIONS)
 
