@@ -255,3 +255,22 @@ def test_known_indices_beside_computed_ones_cover_what_moves(indices, writes):
         for seed in range(3):
             missed, _ = case.missed(torch.Generator().manual_seed(seed))
             assert missed is None
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_rows_in_groups_see_their_own_row_only(routed):
+    if not hasattr(torch, "_grouped_mm"):
+        pytest.skip("this torch has no grouped product")
+    rows, matrices = torch.randn(3, 4), torch.randn(2, 4, 4)
+
+    def call(rows, matrices, ends):
+        return torch._grouped_mm(rows, matrices, offs=ends)
+
+    ends = torch.tensor([1, 3], dtype=torch.int32)
+    case = Case(call, (rows, matrices, ends), lambda x, _: routed or x.dtype == torch.float32)
+    missed, mixed = case.missed(torch.Generator().manual_seed(0))
+    assert missed is None
+    assert not mixed
+    alone = {case.names[id(rows)]: torch.arange(3)[:, None]}
+    found = track(case.run, case.inputs, alone)
+    assert torch.equal(found.outputs["0"], torch.arange(3)[:, None].expand(3, 4))

@@ -12,9 +12,11 @@ from kt_forecast.audit.dependency.labels import (
     greatest,
     join,
     thin,
+    top,
     unknown,
 )
 from kt_forecast.audit.dependency.rules_elementwise import decided
+from kt_forecast.audit.dependency.rules_indexing import fixed
 
 CHUNK = 2**23
 """Labels compared at once."""
@@ -178,3 +180,20 @@ def _of_matrices(call: Call) -> Result:
         return None
     shaped = [found.reshape([*found.shape, *([1] * (out.ndim - axes))]) for out in call.outs]
     return [unknown(x) for x in shaped]
+
+
+@rule("_grouped_mm")
+def _grouped(call: Call) -> Result:
+    """Rows in groups, each group times a matrix of its own: which group is a matter of routing."""
+    rows, matrices = call.args[:2]
+    ends = call["offs"]
+    if rows.ndim != 2 or matrices.ndim != 3 or ends is None:
+        return None
+    found = greatest(call.shadow(rows).latest, [1])
+    least = top(call.shadow(matrices).latest)
+    if not fixed(call, ends):
+        least = max(least, top(call.shadow(ends).latest))
+    bias = call["bias"]
+    if bias is not None:
+        least = max(least, top(call.shadow(bias).latest))
+    return unknown(found.clamp(min=least).expand(call.out.shape))
