@@ -440,6 +440,9 @@ class Series:
         wanted = [ask.name for ask in asks]
         names = list(fitted.scale.ids) if fitted.plan.mixing else wanted
         futures = {ask.name: ask.future for ask in asks}
+        if fitted.plan.mixing:
+            # What is told of the steps ahead without a name holds for every series.
+            futures = dict.fromkeys(names, asks[0].future)
         for name in wanted:
             if name not in names:
                 raise InputError(

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def serve(
         lifespan="on",
     )
     server = uvicorn.Server(config)
+    # Uvicorn raises the signals again that it has stopped for; it did all they ask.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     server.run()
 
 

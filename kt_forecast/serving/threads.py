@@ -31,11 +31,10 @@ class Ticket:
 
 
 def settle(found: Sequence[tuple[Ticket, Any]]) -> None:
-    """Hand answers, or errors, to those who wait; the loop is woken once."""
-    if found:
-        loop = found[0][0].loop
+    """Hand answers, or errors, to those who wait; a loop is woken once."""
+    for loop in {id(ticket.loop): ticket.loop for ticket, _ in found}.values():
         if not loop.is_closed():
-            loop.call_soon_threadsafe(_deliver, found)
+            loop.call_soon_threadsafe(_deliver, [one for one in found if one[0].loop is loop])
 
 
 def _deliver(found: Sequence[tuple[Ticket, Any]]) -> None:

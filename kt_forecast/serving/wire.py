@@ -191,7 +191,10 @@ class ForecastAsked(Wire):
         None, max_length=100, description="Percent that an interval shall hold; all by default."
     )
     future: list[dict[Name, Magnitude]] = Field(
-        [], max_length=MANY, description="Covariates known in advance, of each step ahead."
+        [],
+        max_length=MANY,
+        description="Covariates known in advance, of each step ahead; of every series where the"
+        " model reads all together.",
     )
 
 
