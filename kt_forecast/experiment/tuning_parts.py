@@ -79,6 +79,11 @@ def single(recipe: AnyRecipe) -> AnyRecipe:
     """
     if isinstance(recipe, Recipe):
         return recipe.changed({"folds": "one"}, "tune") if recipe.folds == "all" else recipe
+    if getattr(recipe, "members", ()):
+        raise InputError(
+            "a study searches the settings of one model, and the recipe has members; accepted is"
+            " --set members=[]"
+        )
     if len(recipe.horizons) > 1:
         raise InputError(
             f"horizons holds {len(recipe.horizons)} of them, and a study is of one; accepted is"

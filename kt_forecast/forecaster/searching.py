@@ -10,6 +10,7 @@ import numpy as np
 from kt_forecast.data.series.cut import before
 from kt_forecast.data.series.splits import SeriesSplit
 from kt_forecast.data.series.table import SeriesTable
+from kt_forecast.errors import InputError
 from kt_forecast.evaluation.forecasting import validation_scores
 from kt_forecast.forecaster.fitting import Fitted, Steady, fit_plan, valid_origins
 from kt_forecast.forecaster.systems import Plan, plan
@@ -58,9 +59,17 @@ def problem(
         split: up to which row each series trains, and validates.
         device: a torch device, or ``auto``.
         count_flops: count the operations of a window's forecast in every trial.
+
+    Raises:
+        InputError: the plan is of several members.
     """
     from kt_forecast.tuning import Outcome, Problem
 
+    if getattr(chosen, "members", ()):
+        raise InputError(
+            "a study searches the settings of one model, and this one is the mean of several;"
+            " accepted is a model without members"
+        )
     table, split = without_test(table, split)
     loop = chosen.training
 

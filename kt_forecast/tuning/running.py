@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -34,6 +34,7 @@ class _Late(_Given):
     """No time is left, or whoever started this process is gone."""
 
 
+@runtime_checkable
 class Again(Protocol):
     """Books a retry."""
 
@@ -144,7 +145,8 @@ class Run:
             self._trial.report(self._best, epoch.number)
         if self._budget.is_over():
             raise _Late
-        if not (self._weighs or spared) and self._trial.should_prune():
+        last = epoch.number >= problem.epochs
+        if not (self._weighs or spared or last) and self._trial.should_prune():
             raise _Pruned
 
     def _complete(self, outcome: Outcome) -> None:
