@@ -321,7 +321,7 @@ class Tracker(TorchDispatchMode, Run):
     def _judge(self, call: Call, plan: Plan) -> Result:
         """Return the shadows of what an operation returned, or None to mix everything."""
         if plan.rule is not None:
-            return plan.rule(call)
+            return self._least(call, plan.rule)
         if plan.views:
             return families.view(call)
         if plan.pointwise:
@@ -332,6 +332,22 @@ class Tracker(TorchDispatchMode, Run):
         if plan.random and plan.writes and len(call.tensors) == 1:
             return unknown(torch.tensor(NONE, dtype=self.moments.dtype))
         return None
+
+    def _least(self, call: Call, rule: Rule) -> Result:
+        """Return what a rule says; indices are taken as they are only where that tells more."""
+        before = dict(self.routings)
+        found = rule(call)
+        if self.routings == before or not isinstance(found, Shadow):
+            return found
+        self.freezes_routing = False
+        try:
+            loose = rule(call)
+        finally:
+            self.freezes_routing = True
+        if not isinstance(loose, Shadow) or not _same(loose, found):
+            return found
+        self.routings = before
+        return loose
 
     def _shadows(self, call: Call, plan: Plan, found: Result, count: int) -> list[Shadow]:
         if isinstance(found, Shadow):
@@ -403,6 +419,15 @@ class Tracker(TorchDispatchMode, Run):
         for x in plain:
             if rank != NONE and isinstance(x, float) and not x.is_integer():
                 self._numbers[x] = max(rank, self._numbers.get(x, NONE))
+
+
+def _same(a: Shadow, b: Shadow) -> bool:
+    """Return whether two shadows say the same."""
+    try:
+        alike = bool((a.latest == b.latest).all()) and bool((a.known == b.known).all())
+    except RuntimeError:
+        return False
+    return alike
 
 
 @cache
