@@ -80,9 +80,6 @@ def tune(
       kt-forecast tune pipelines/demo.toml --trials 10 --system all
       kt-forecast tune pipelines/demo.toml --trials 50 --sampler nsga2 --cost flops
     """
-    from kt_forecast.experiment import shipped
-    from kt_forecast.experiment.tuning import tune as tuned
-    from kt_forecast.experiment.which import read_recipe
     from kt_forecast.tuning import Search
 
     how = Search.parse(
@@ -98,6 +95,10 @@ def tune(
         },
         "tune",
     )
+    from kt_forecast.experiment import shipped
+    from kt_forecast.experiment.tuning import tune as tuned
+    from kt_forecast.experiment.which import read_recipe
+
     chosen = read_recipe(shipped(recipe or "demo")).with_sets(set_)
     with _shown() as (tell, watch):
         found = tuned(
