@@ -73,11 +73,17 @@ def logits(model: Any, input_ids: Tensor, **rest: Tensor) -> Tensor:  # noqa: AN
 
 
 def language(
-    model: str, config: str, attention: str | None = None, mask: bool = False, **settings: Any
+    model: str,
+    config: str,
+    *,
+    attention: str | None = None,
+    mask: bool = False,
+    steps: int = STEPS,
+    **settings: Any,  # noqa: ANN401
 ) -> Built:
     """Return a language model: the scores at a word may depend on it and on earlier ones."""
     made_of = made(model, configured(config, SIZES, **settings), attention)
-    batch = {"input_ids": words()}
+    batch = {"input_ids": words(steps=steps)}
     if not mask:
         return Built(Adapter(made_of, logits), batch, causal(axis=1))
     batch["attention_mask"] = torch.ones(ROWS, STEPS, dtype=torch.long)
@@ -250,8 +256,16 @@ CASES = (
     lm("xLSTM", "xLSTMForCausalLM", "xLSTMConfig", attention="eager", embedding_dim=16,
        num_blocks=1, num_heads=2, chunk_size=8),
     lm("XLNet, one way", "XLNetLMHeadModel", "XLNetConfig", LEAK,
-       "its language model reads both ways unless given a permutation", attention="eager",
-       d_model=16, n_layer=1, n_head=2, d_inner=24),
+       "its language model reads both ways unless given a permutation", d_model=16, n_layer=1, n_head=2, d_inner=24,
+       max_position_embeddings=None),
+    lm("Reformer, hashed", "ReformerModelWithLMHead", "ReformerConfig", LEAK,
+       "leakage.md, routing by sorting; reading: a word's chunk depends on the ranks of later ones",
+       attn_layers=["lsh"], is_decoder=True, attention_head_size=8, axial_pos_embds=False,
+       lsh_attn_chunk_length=4, num_buckets=2, num_hashes=1, feed_forward_size=24, hash_seed=0,
+       steps=16),
+    lm("Reformer, local", "ReformerModelWithLMHead", "ReformerConfig", attn_layers=["local"],
+       is_decoder=True, attention_head_size=8, axial_pos_embds=False, local_attn_chunk_length=4,
+       feed_forward_size=24, steps=16),
     lm("XGLM", "XGLMForCausalLM", "XGLMConfig", d_model=16, ffn_dim=24, num_layers=1,
        attention_heads=2),
     lm("BigBird decoder", "BigBirdForCausalLM", "BigBirdConfig", attention="eager",

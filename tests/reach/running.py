@@ -19,7 +19,16 @@ from reach.cases import HONEST, LEAK, Case
 
 from kt_forecast.audit import Report, audit
 
-LIBRARIES = ("huggingface", "nixtla", "time_series_library", "pykt_toolkit", "others")
+LIBRARIES = (
+    "huggingface",
+    "nixtla",
+    "time_series_library",
+    "pykt_toolkit",
+    "sktime_forecasting",
+    "gluonts_torch",
+    "unit8_darts",
+    "lucidrains",
+)
 """Modules of cases, one a library or a few small ones."""
 
 AS_EXPECTED = {HONEST: {"proved", "conditional"}, LEAK: {"leak"}}
@@ -154,7 +163,7 @@ def row(module: ModuleType, version: str, case: Case, limit: float = LIMIT) -> R
     except Exception as error:  # noqa: BLE001 - the row says it
         told = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
     return Row(
-        library=getattr(case, "library", "") or module.LIBRARY,
+        library=module.LIBRARY,
         version=version,
         model=case.name,
         contract=contract,

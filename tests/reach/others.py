@@ -1,4 +1,0 @@
-LIBRARY="x"
-CASES=()
-def version():
-    raise LookupError("x")
