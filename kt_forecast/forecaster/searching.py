@@ -12,7 +12,7 @@ from kt_forecast.data.series.splits import SeriesSplit
 from kt_forecast.data.series.table import SeriesTable
 from kt_forecast.errors import InputError
 from kt_forecast.evaluation.forecasting import validation_scores
-from kt_forecast.forecaster.fitting import Fitted, Steady, fit_plan, valid_origins
+from kt_forecast.forecaster.fitting import Fitted, fit_plan, valid_origins
 from kt_forecast.forecaster.systems import Plan, plan
 from kt_forecast.nn.system import System
 from kt_forecast.sequences.windows import gather
@@ -79,7 +79,7 @@ def problem(
         if fitted.best_epoch is None or loop is None:
             series = fitted.build(table)
             valid = valid_origins(one, series, split)
-            scores = validation_scores(Steady(fitted.model), series, valid, horizon=one.horizon)
+            scores = validation_scores(fitted, series, valid, horizon=one.horizon)
             return Outcome(scores[JUDGED_BY])
         best = fitted.epochs[fitted.best_epoch - 1]
         return Outcome(
