@@ -12,13 +12,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 from kt_forecast.errors import InputError
 from kt_forecast.serving import wire
 from kt_forecast.serving.guard import Guard
 from kt_forecast.serving.metrics import Metrics
 from kt_forecast.serving.models import TRACING
+from kt_forecast.serving.page import render
 from kt_forecast.serving.service import Conflict, Service, Unavailable
 from kt_forecast.serving.threads import log
 
@@ -164,6 +165,13 @@ def _add_common(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def numbers() -> Response:
         """Return numbers for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """Show students or series to a person."""
+        facts = service.loaded.facts()
+        text, headers = render(facts, tracing=facts["task"] == TRACING)
+        return HTMLResponse(text, headers=headers)
 
     refusals = {s: REFUSALS[s] for s in (401, 429)}
 

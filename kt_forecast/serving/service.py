@@ -157,7 +157,8 @@ class Service:
         self.ready = False
         self.writer.stop()
         self.model.stop()
-        # Both threads are at an end, so that this one may do their work.
+        # Both threads are at an end, so that this one may do their work: the model's last states.
+        self._write(self.writer.rest())
         self.minds.save(self.store.keep)
         self.store.close()
 

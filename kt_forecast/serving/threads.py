@@ -82,6 +82,10 @@ class Gatherer:
         self._queue.put(_END)
         self._thread.join()
 
+    def rest(self) -> list[Any]:
+        """Return what came after the end."""
+        return self._taken(wait=False)
+
     def _run(self) -> None:
         ended = False
         while not ended or self._slow:

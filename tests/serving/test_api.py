@@ -71,7 +71,9 @@ def test_a_key_answers_again_what_it_answered_and_conflicts_with_another_body(tr
         await client.post("/v1/interactions", json=_post())
         found.append(await client.post("/v1/interactions", json=_post(), headers=headers))
         found.append(await client.post("/v1/interactions", json=_post("b"), headers=headers))
-        both = [client.post("/v1/interactions", json=_post("c"), headers={"Idempotency-Key": "two"})]
+        both = [
+            client.post("/v1/interactions", json=_post("c"), headers={"Idempotency-Key": "two"})
+        ]
         both.append(
             client.post("/v1/interactions", json=_post("c"), headers={"Idempotency-Key": "two"})
         )

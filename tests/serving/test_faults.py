@@ -24,7 +24,9 @@ PATIENCE = 120
 def _logged(path) -> Counter:
     """Return how often each question stands in a log."""
     with closing(sqlite3.connect(path)) as log:
-        return Counter(json.loads(body)["question"] for (body,) in log.execute("SELECT body FROM events"))
+        return Counter(
+            json.loads(body)["question"] for (body,) in log.execute("SELECT body FROM events")
+        )
 
 
 def _body(student: str, question: str) -> dict:
@@ -86,9 +88,7 @@ def test_kill_9_neither_loses_nor_doubles_an_acknowledged_answer(tracers, tmp_pa
 
 def test_a_stop_answers_what_is_under_way_and_keeps_all_states(tracers, tmp_path):
     log = tmp_path / "log.db"
-    served = Served(
-        str(tracers()), f"sqlite:///{log}", tmp_path, ("--override", OVERRIDE)
-    ).start()
+    served = Served(str(tracers()), f"sqlite:///{log}", tmp_path, ("--override", OVERRIDE)).start()
 
     async def run() -> list:
         clients = [Client(served.port) for _ in range(8)]

@@ -133,7 +133,10 @@ def test_covariates_and_mixed_series(tmp_path, serving, system):
     ahead = [{"price": float(x)} for x in random.normal(size=6)]
     last = table["ds"].max()
     future = pl.DataFrame(
-        {"ds": [last + timedelta(hours=i + 1) for i in range(6)], "price": [x["price"] for x in ahead]}
+        {
+            "ds": [last + timedelta(hours=i + 1) for i in range(6)],
+            "price": [x["price"] for x in ahead],
+        }
     )
 
     async def run():
