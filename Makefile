@@ -45,3 +45,4 @@ bench: $(STAMP) ## measure speed and memory against plain loops; takes minutes
 	$(BIN)/python tests/benchmarks/bench_training.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_forecast.py
 	$(BIN)/python tests/benchmarks/bench_audit.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_logging.py

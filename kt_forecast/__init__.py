@@ -27,14 +27,16 @@ def load(folder: str | Path, *, device: str = "auto") -> "Forecaster | Knowledge
     """Return the forecaster or the tracer that was saved; nothing in the folder is executed.
 
     Args:
-        folder: where it was saved.
+        folder: where it was saved, or a registered model: ``name@alias``.
         device: where it shall compute.
 
     Raises:
         InputError: there is no model, or it is not one that this version reads.
     """
     from kt_forecast import forecaster, tracer
+    from kt_forecast.tracking.registry import local
 
+    folder = local(folder)
     found: Forecaster | KnowledgeTracer
     if forecaster.is_saved(folder):
         found = forecaster.load(folder, device=device)

@@ -93,7 +93,17 @@ Sets = Annotated[
         help="Replace a key of the recipe, e.g. training.epochs=3; repeat it.",
     ),
 ]
-RunName = Annotated[str, typer.Argument(help="Name of a run, or its folder.", metavar="RUN")]
+Tracking = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking",
+        metavar="URL",
+        help="MLflow's tracking server; else MLFLOW_TRACKING_URI, else SQLite in --runs.",
+    ),
+]
+RunName = Annotated[
+    str, typer.Argument(help="Name of a run, its folder, or NAME@ALIAS.", metavar="RUN")
+]
 
 
 UNUSABLE = {
@@ -182,6 +192,12 @@ def _pair(text: str) -> tuple[str, str]:
     if not (name and equals and own):
         raise InputError(f"--column {text!r}: accepted is NAME=OWN, as in student=user_id")
     return name, own
+
+
+def track_at(url: str | None) -> None:
+    """Record and look up at a tracking server for the rest of this process, where one is named."""
+    if url is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = url
 
 
 def say(sentence: str) -> None:

@@ -81,7 +81,11 @@ def audit(
 
 
 def _whole_flow(target: str, runs: Path, device: str) -> "Report":
-    """Audit a stored run, else the recipe of that name, and print what was tried."""
+    """Audit a stored run, else the recipe of that name, and print what was tried.
+
+    Raises:
+        InputError: there is neither.
+    """
     from kt_forecast.experiment import auditing_recipe, shipped
     from kt_forecast.experiment.stored import find
     from kt_forecast.experiment.which import read_recipe

@@ -23,12 +23,14 @@ from kt_forecast.cli.app import (
     Stamps,
     Static,
     Task,
+    Tracking,
     app,
     refuse_other_task,
     say,
     show,
     table_settings,
     task_of_table,
+    track_at,
 )
 from kt_forecast.errors import InputError
 
@@ -85,6 +87,7 @@ def train(
         bool,
         typer.Option("--coin-flip", help="Replace responses by fair coins: AUC must be a half."),
     ] = False,
+    tracking: Tracking = None,
     runs: Runs = RUNS,
     device: Device = "auto",
 ) -> None:
@@ -103,6 +106,7 @@ def train(
     """
     from kt_forecast.experiment import run
 
+    track_at(tracking)
     table = table_settings(
         data,
         column,

@@ -50,7 +50,11 @@ from kt_forecast.schema import (
 from kt_forecast.sequences.build import build
 from kt_forecast.tracer import Fitted, mastery_over_time
 from kt_forecast.tracking import code_version, versions
+from kt_forecast.tracking.machine import peak_memory
 from kt_forecast.training import Epoch
+
+PEAK = "peak memory of the process"
+"""In the environment of a record."""
 
 SHOWN_STEPS = 60
 """The student whose mastery is shown is the one whose history is closest to this long."""
@@ -270,7 +274,8 @@ def mastery(fitted: Fitted, interactions: Interactions, rows: Mask) -> Mastery |
 
 def environment(device: str) -> dict[str, str]:
     """Return versions and machine."""
-    return versions() | {"platform": platform.platform(terse=True), "device": device}
+    held = {"device": device, PEAK: f"{peak_memory():.0f} MiB"}
+    return versions() | {"platform": platform.platform(terse=True)} | held
 
 
 def code() -> str:

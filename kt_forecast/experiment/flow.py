@@ -27,6 +27,7 @@ from kt_forecast.experiment.running import (
     keep,
     now,
     refuse_trained,
+    said_by_card,
     silent,
     told,
     track,
@@ -103,6 +104,9 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
                     data_hash=interactions.data_hash,
                     split_hash=rows.roles.role_hash,
                     name=interactions.name,
+                    source=recipe.data.source,
+                    split=rows.roles.kind,
+                    card=said_by_card(recipe.data.source),
                 )
                 epochs.append(tracker.epoch)
             fitted = fit_plan(
@@ -117,6 +121,8 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
             if not first:
                 return None
             run_id = tracker.id if tracker is not None else None
+            if tracker is not None:
+                tracker.curves(fitted.epochs)
             done = _finish(recipe, fitted, beside, rows, name, run_id, runs, say)
             if tracker is not None:
                 track(tracker, done)

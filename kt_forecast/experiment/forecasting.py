@@ -34,6 +34,7 @@ from kt_forecast.experiment.running import (
     keep,
     now,
     refuse_trained,
+    said_by_card,
     silent,
     told,
     track,
@@ -118,7 +119,12 @@ def run_one(
             if tracker is not None:
                 tracker.settings(resolved(recipe, chosen))
                 tracker.data(
-                    data_hash=table.data_hash, split_hash=rows.split.split_hash, name=table.name
+                    data_hash=table.data_hash,
+                    split_hash=rows.split.split_hash,
+                    name=table.name,
+                    source=recipe.data.source,
+                    split=rows.split.kind,
+                    card=said_by_card(recipe.data.source),
                 )
                 epochs.append(tracker.epoch)
             fitted = fit_plan(
@@ -133,6 +139,8 @@ def run_one(
             if not first:
                 return None
             run_id = tracker.id if tracker is not None else None
+            if tracker is not None:
+                tracker.curves(fitted.epochs)
             done = _finish(recipe, fitted, beside, rows, name, run_id, runs, say)
             if tracker is not None:
                 track(tracker, done)
@@ -205,8 +213,8 @@ def score(
             seed=recipe.seed,
             device=fitted.device,
         )
-        mine = _scored(fitted, rows, rules)
-        others = {name: _scored(one, rows, rules) for name, one in beside.items()}
+        mine = scored(fitted, rows, rules)
+        others = {name: scored(one, rows, rules) for name, one in beside.items()}
         found.append(
             forecast_facts.protocol(
                 fitted.plan.name,
@@ -252,7 +260,7 @@ def resolved(recipe: ForecastRecipe, chosen: Plan) -> dict[str, Any]:
     return plain | {"forecasting": own["forecasting"], "training": own["training"]}
 
 
-def _scored(fitted: Fitted, rows: SeriesRows, rules: ForecastRules) -> ForecastScores:
+def scored(fitted: Fitted, rows: SeriesRows, rules: ForecastRules) -> ForecastScores:
     """Return the scores of one model on the test rows."""
     series, roles, horizon = rows.read_by(fitted), rows.split, fitted.plan.horizon
     mixing = fitted.plan.mixing

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from filelock import FileLock, Timeout
 
 from kt_forecast.audit import Report
+from kt_forecast.data.cards import card_names, read_card
 from kt_forecast.errors import InputError
 from kt_forecast.experiment.recipe_base import BaseRecipe
 from kt_forecast.experiment.stored import (
@@ -210,6 +211,25 @@ def _held(name: str, protocol: ForecastProtocol) -> dict[str, tuple[float, float
     return found
 
 
+def said_by_card(source: str) -> dict[str, str]:
+    """Return licence, citation and homepage of a data set; nothing for a table without a card."""
+    if Path(source).exists() or source not in card_names():
+        return {}
+    card = read_card(source)
+    return {"licence": card.licence, "citation": card.citation, "homepage": card.homepage}
+
+
+def works(record: RunRecord | ForecastRecord) -> dict[str, str]:
+    """Return what is to be cited by whoever publishes a run, by what it stands for."""
+    cited = {"data": record.data.citation, "system": record.system.paper}
+    cited |= {one.what or f"work {i}": one for i, one in enumerate(record.citations, start=1)}
+    told = {}
+    for what, one in cited.items():
+        if one is not None and one.title:
+            told[what] = ", ".join(str(x) for x in (one.authors, one.title, one.year, one.url) if x)
+    return told
+
+
 def track(tracker: Tracker, done: Run | ForecastRun) -> None:
     """Record what the run found and left."""
     record = done.record
@@ -218,6 +238,7 @@ def track(tracker: Tracker, done: Run | ForecastRun) -> None:
     tracker.tags({"system": record.system.name, "folder": str(done.folder.resolve())})
     if record.objective:
         tracker.tags({"train_loss": record.objective})
+    tracker.cite(works(record))
     if record.verdict is not None:
         tracker.verdict(record.verdict.verdict)
     for name, figure in figures(record).items():

@@ -1,6 +1,9 @@
 """A run as it lies in its folder."""
 
+import json
 import math
+import os
+import shutil
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +17,7 @@ from kt_forecast.report import (
     Score,
     load_record,
 )
+from kt_forecast.tracking.registry import is_registered
 
 RUNS = "runs"
 RECIPE = "recipe.toml"
@@ -213,12 +217,15 @@ def home(runs: Path, title: str) -> Path:
 
 
 def find(name: str, runs: Path) -> Run | ForecastRun:
-    """Return a run by name or folder.
+    """Return a run by name, by folder, or by the name and alias of its registered model.
 
     Raises:
         InputError: there is no such run; the nearest is suggested.
     """
-    folder = Path(name) if (Path(name) / RECORD).is_file() else runs / RUNS / name
+    if is_registered(name):
+        folder = _of_registered(name, runs)
+    else:
+        folder = Path(name) if (Path(name) / RECORD).is_file() else runs / RUNS / name
     path = folder / RECORD
     if not path.is_file():
         known = sorted(p.parent.name for p in (runs / RUNS).glob(f"*/{RECORD}"))
@@ -227,3 +234,27 @@ def find(name: str, runs: Path) -> Run | ForecastRun:
         raise InputError(f"no run is called {name!r} in {runs / RUNS}; {hint}")
     record = load_record(path.read_text(encoding="utf-8"), str(path))
     return Run(folder, record) if isinstance(record, RunRecord) else ForecastRun(folder, record)
+
+
+def _of_registered(name: str, runs: Path) -> Path:
+    """Return the folder of the run that made a registered model, fetched where it is not here.
+
+    Raises:
+        InputError: nothing is registered so, or the run is not to be had.
+    """
+    from kt_forecast.tracking import download
+    from kt_forecast.tracking.registry import CACHE, fetched, registered
+
+    found = registered(name, runs)
+    for tracked in (runs / RUNS).glob(f"*/{TRACKED}"):
+        if json.loads(tracked.read_text(encoding="utf-8"))["run"] == found.run:
+            return tracked.parent
+    folder = runs / CACHE / f"{found.name}-{found.version}-run"
+    if not (folder / RECORD).is_file():
+        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        for file in (RECIPE, SPLIT, TEST_READS, RECORD):
+            download(found.run, file, part, runs)
+        shutil.copytree(fetched(name, runs), part / MODEL)
+        (part / TRACKED).write_text(json.dumps({"run": found.run}), encoding="utf-8")
+        part.rename(folder)
+    return folder

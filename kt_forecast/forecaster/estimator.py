@@ -27,6 +27,7 @@ from kt_forecast.forecaster import frames
 from kt_forecast.forecaster.fitting import Fitted, fit_plan
 from kt_forecast.forecaster.searching import asked, searched
 from kt_forecast.forecaster.systems import CONTEXT, Plan, plan
+from kt_forecast.tracking.registry import local
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -309,6 +310,19 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
             for name, model in models.items()
         }
 
+    @staticmethod
+    def load(folder: str | Path, *, device: str = "auto") -> "Forecaster":
+        """Return what `save` wrote, or a registered model: ``name@alias``.
+
+        Args:
+            folder: where it was saved, or the name and alias.
+            device: where it shall compute.
+
+        Raises:
+            InputError: there is no model, or it is not one that this version reads.
+        """
+        return load(folder, device=device)
+
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, whole or not at all; `load` brings it back.
 
@@ -477,13 +491,13 @@ def load(folder: str | Path, *, device: str = "auto") -> Forecaster:
     """Return the forecaster that `Forecaster.save` wrote; nothing in the folder is executed.
 
     Args:
-        folder: where it was saved.
+        folder: where it was saved, or a registered model: ``name@alias``.
         device: where it shall compute.
 
     Raises:
         InputError: there is no model, or it is not one that this version reads.
     """
-    fitted = Fitted.load(Path(folder), device=device)
+    fitted = Fitted.load(local(folder), device=device)
     chosen = fitted.plan.plain()
     task = chosen.pop("forecasting")
     sizes = {name: task.pop(name) for name in (HORIZON, CONTEXT)}

@@ -25,6 +25,7 @@ from kt_forecast.tracer.fitting import Fitted, fit_plan, predict_rows
 from kt_forecast.tracer.searching import asked, searched
 from kt_forecast.tracer.streaming import Stream, mastery_over_time
 from kt_forecast.tracer.systems import plan
+from kt_forecast.tracking.registry import local
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -245,6 +246,19 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
         """
         return Stream(self._model, bundled=bundled)
 
+    @staticmethod
+    def load(folder: str | Path, *, device: str = "auto") -> "KnowledgeTracer":
+        """Return what `save` wrote, or a registered model: ``name@alias``.
+
+        Args:
+            folder: where it was saved, or the name and alias.
+            device: where it shall compute.
+
+        Raises:
+            InputError: there is no model, or it is not one that this version reads.
+        """
+        return load(folder, device=device)
+
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, whole or not at all; `load` brings it back.
 
@@ -310,13 +324,13 @@ def load(folder: str | Path, *, device: str = "auto") -> KnowledgeTracer:
     """Return the tracer that `KnowledgeTracer.save` wrote; nothing in the folder is executed.
 
     Args:
-        folder: where it was saved.
+        folder: where it was saved, or a registered model: ``name@alias``.
         device: where it shall compute.
 
     Raises:
         InputError: there is no model, or it is not one that this version reads.
     """
-    fitted = Fitted.load(Path(folder), device=device)
+    fitted = Fitted.load(local(folder), device=device)
     chosen = fitted.plan.plain()
     kept = fitted.facts.get("estimator", {})
     tracer = KnowledgeTracer(**chosen, **kept, extras=fitted.vocabulary.extras, device=device)

@@ -2,13 +2,16 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter, time
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from kt_forecast.errors import InputError
 from kt_forecast.schema import CONCEPTS, P_CORRECT, QUESTION, RESPONSE, STUDENT, TIME
+from kt_forecast.tracking.machine import machine, usage
 from kt_forecast.tracking.store import PROCESS, ROOT, Store, quietly, this_process
 from kt_forecast.tracking.versions import code_version, requirements, versions
 
@@ -26,8 +29,14 @@ TRACING = "knowledge_tracing"
 _SCRIPTS = {TRACING: "pyfunc.py", "forecasting": "pyfunc_series.py"}
 """What MLflow runs to predict with a stored model, by task."""
 
+SHARE = 0.02
+"""Share of the time of training that writing its curves may take."""
+
 _LONGEST = 500
 """Characters of a parameter or an error that are kept."""
+
+_DIGEST = 36
+"""Characters of a hash that MLflow keeps of a data set."""
 
 
 @runtime_checkable
@@ -74,6 +83,25 @@ class Figure(Protocol):
         ...
 
 
+@dataclass
+class Waiting:
+    """Points of curves that are still to be written.
+
+    Attributes:
+        metrics: MLflow's points.
+        written: when the last ones were.
+        cost: seconds that writing them took.
+    """
+
+    metrics: list[Any] = field(default_factory=list)
+    written: float = 0.0
+    cost: float = 0.0
+
+    def may_write(self) -> bool:
+        """Say whether training has gone on for long enough to pay for another write."""
+        return perf_counter() - self.written >= self.cost / SHARE
+
+
 class Tracker:
     """A run in MLflow, from entering to leaving the ``with`` block.
 
@@ -107,6 +135,7 @@ class Tracker:
         self._store.close_dead()
         self._client = self._store.client
         self._epochs_written = 0
+        self._waiting = Waiting()
         tags = {PROCESS: this_process()}
         if parent:
             tags["mlflow.parentRunId"] = parent
@@ -122,6 +151,7 @@ class Tracker:
             self.id = run.info.run_id
         self.tags({f"code.{k}": v for k, v in code_version().items()})
         self.tags({f"library.{k}": v for k, v in versions().items()})
+        self.tags({f"machine.{k}": v for k, v in machine().items()})
 
     @classmethod
     def of(cls, run: str, root: Path = ROOT) -> Self:
@@ -140,6 +170,7 @@ class Tracker:
         found._store = Store(root)  # noqa: SLF001 - its own
         found._client = found._store.client  # noqa: SLF001
         found._epochs_written = 0  # noqa: SLF001
+        found._waiting = Waiting()  # noqa: SLF001
         found.id = run
         try:
             found._client.get_run(run)  # noqa: SLF001
@@ -158,6 +189,7 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.flush()
         if kind is not None:
             text = str(error).strip()
             self.tags({"error": f"{kind.__name__}: {text}"[:_LONGEST]})
@@ -183,9 +215,49 @@ class Tracker:
 
         self._client.log_batch(self.id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
 
-    def data(self, *, data_hash: str, split_hash: str, name: str = "") -> None:
-        """Record which data and which split the run used."""
-        self.tags({"data.name": name, "data.hash": data_hash, "data.split": split_hash})
+    def data(
+        self,
+        *,
+        data_hash: str,
+        split_hash: str,
+        name: str = "",
+        source: str = "",
+        split: str = "",
+        card: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record which data and which split the run used, as tags and as MLflow's own input.
+
+        Args:
+            data_hash: SHA-256 of the table's content.
+            split_hash: SHA-256 of the roles.
+            name: of the data set.
+            source: the path or the name that the recipe gives.
+            split: kind of the split.
+            card: what the data set's card says: licence, citation, homepage.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        facts = {"name": name, "hash": data_hash, "split": split_hash, "source": source}
+        facts |= {"split_kind": split} | {f"card.{k}": v for k, v in (card or {}).items()}
+        self.tags({f"data.{k}": v[:_LONGEST] for k, v in facts.items() if v})
+        own = Dataset(name or "table", data_hash[:_DIGEST], "local", json.dumps({"uri": source}))
+        role = InputTag("mlflow.data.context", "training")
+        self._client.log_inputs(self.id, [DatasetInput(own, [role])])
+
+    def cite(self, works: Mapping[str, str]) -> None:
+        """Record what is to be cited by whoever publishes the run: a text by what it stands for."""
+        self.tags({f"cite.{k}": v[:_LONGEST] for k, v in works.items() if v})
+
+    def curves(self, epochs: Iterable[Epoch]) -> None:
+        """Add those epochs to the curves that a killed process did not write."""
+        self.flush()
+        known = {m.step for m in self._client.get_metric_history(self.id, "train_loss")}
+        missing = [one for one in epochs if one.number not in known]
+        self._epochs_written = 0
+        for one in missing:
+            values = {"train_loss": one.loss, "seconds": one.seconds}
+            values |= {f"valid_{name}": value for name, value in one.metrics.items()}
+            self._write(_metrics(values, step=one.number))
 
     def verdict(self, verdict: str) -> None:
         """Record what the audit found, beside which every score is to be read."""
@@ -233,7 +305,11 @@ class Tracker:
         return str(found.version)
 
     def epoch(self, record: Epoch) -> None:
-        """Add an epoch to the curves, in one write; a callback of training."""
+        """Add an epoch to the curves; a callback of training.
+
+        It is written with those after it where writing at once would slow training: a process that
+        is killed may leave its last epochs to the checkpoint alone.
+        """
         if record.number <= self._epochs_written:
             return
         values = {
@@ -243,8 +319,19 @@ class Tracker:
             "steps_per_second": record.steps_per_second,
         }
         values |= {f"valid_{name}": value for name, value in record.metrics.items()}
-        self._log(values, step=record.number)
+        self._waiting.metrics += _metrics(values | usage(), step=record.number)
         self._epochs_written = record.number
+        if self._waiting.may_write():
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the epochs that wait."""
+        waiting, self._waiting = self._waiting, Waiting()
+        if not waiting.metrics:
+            return
+        before = perf_counter()
+        self._write(waiting.metrics)
+        self._waiting = Waiting(written=perf_counter(), cost=perf_counter() - before)
 
     def scores(self, scores: Mapping[str, float | tuple[float, float, float]]) -> None:
         """Record final scores; of a triple, value and both ends of its interval."""
@@ -258,12 +345,10 @@ class Tracker:
         self._log(values)
 
     def _log(self, values: Mapping[str, float], step: int = 0) -> None:
-        from time import time
+        self.flush()
+        self._write(_metrics(values, step))
 
-        from mlflow.entities import Metric
-
-        now = int(time() * 1000)
-        metrics = [Metric(_name(k), float(v), now, step) for k, v in values.items()]
+    def _write(self, metrics: list[Any]) -> None:
         for start in range(0, len(metrics), 1000):
             self._client.log_batch(self.id, metrics=metrics[start : start + 1000])
 
@@ -360,6 +445,14 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
                 value if isinstance(value, str) else json.dumps(value, default=str)
             )
     return flat
+
+
+def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
+    """Return values as MLflow's points of one step."""
+    from mlflow.entities import Metric
+
+    now = int(time() * 1000)
+    return [Metric(_name(k), float(v), now, step) for k, v in values.items()]
 
 
 def _name(metric: str) -> str:

@@ -27,11 +27,14 @@ def test_the_readme_shows_every_command():
     shown = {words[1] for words in TYPED}
     every = {
         "audit",
+        "compare",
         "data",
         "evaluate",
         "forecast",
         "predict",
+        "promote",
         "report",
+        "runs",
         "study",
         "train",
         "zoo",

@@ -214,7 +214,8 @@ def test_four_processes_share_a_fresh_folder_and_a_killed_one_is_marked_failed(
     assert table["worker3"]["tag.error"] == "the process ended without a word"
     client = Store(root).client
     points = {k: len(client.get_metric_history(r["run"], "train_loss")) for k, r in table.items()}
-    assert points == {"worker0": 20, "worker1": 20, "worker2": 20, "worker3": 10}
+    assert 0 < points.pop("worker3") <= 10
+    assert points == {"worker0": 20, "worker1": 20, "worker2": 20}
 
 
 def test_a_living_run_is_left_alone(root):

@@ -1,0 +1,130 @@
+"""Recorded runs: listed, compared, promoted."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kt_forecast.cli.app import (
+    RUNS,
+    Device,
+    RunName,
+    Runs,
+    Tracking,
+    app,
+    print_table,
+    say,
+    track_at,
+)
+
+
+@app.command()
+def runs(
+    run: Annotated[
+        list[str] | None,
+        typer.Argument(help="Runs to hold beside each other: beginnings of ids, or names."),
+    ] = None,
+    where: Annotated[
+        list[str],
+        typer.Option(
+            "--where",
+            help="NAME OP VALUE of a metric, setting or tag, several joined by and; repeat it.",
+        ),
+    ] = [],
+    metric: Annotated[
+        list[str], typer.Option("--metric", help="A metric to show; repeat it.")
+    ] = [],
+    sort: Annotated[
+        str, typer.Option("--sort", help="What to sort by; -NAME puts the largest first.")
+    ] = "",
+    experiment: Annotated[
+        str | None, typer.Option("--experiment", help="Only the runs of one experiment.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many to show.")] = 30,
+    tracking: Tracking = None,
+    runs: Runs = RUNS,
+) -> None:
+    """List the runs that were recorded, or hold some beside each other.
+
+    \b
+    Examples:
+      kt-forecast runs
+      kt-forecast runs --where "full/auc > 0.7 and system = gpt" --sort -full/auc
+      kt-forecast runs demo demo-2
+    """
+    from kt_forecast.experiment import runs as recorded
+
+    track_at(tracking)
+    if run:
+        for title, (header, rows) in recorded.beside(run, runs):
+            print_table(title, header, rows)
+        return
+    table = recorded.chosen(runs, where=where, experiment=experiment, sort=sort)
+    header, rows = recorded.listed(table.head(limit), metric)
+    print_table(f"Runs: {len(rows)} of {len(table)}", header, rows)
+
+
+@app.command()
+def promote(
+    run: RunName,
+    alias: Annotated[str, typer.Option("--alias", help="What shall mean this run's model.")],
+    name: Annotated[
+        str, typer.Option("--name", help="Name to register under; else the run's.")
+    ] = "",
+    override: Annotated[
+        str,
+        typer.Option(
+            "--override",
+            metavar="REASON",
+            help="Why a model is promoted that its audit does not allow; it is recorded.",
+        ),
+    ] = "",
+    tracking: Tracking = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Register a run's model under a name and an alias; refused without a passing audit.
+
+    \b
+    Examples:
+      kt-forecast promote demo --alias champion --name tracer
+      kt-forecast predict tracer@champion answers.csv --out predictions.csv
+    """
+    from kt_forecast.experiment.promote import promote as promoted
+
+    track_at(tracking)
+    found = promoted(run, alias, model=name, override=override, runs=runs)
+    say(f"{found.name}@{alias} is version {found.version}; audit verdict: {found.verdict}")
+    if found.override:
+        say(f"override: {found.override}")
+
+
+@app.command()
+def compare(
+    what: Annotated[
+        list[str], typer.Argument(help="Runs, or recipes, which are trained where they were not.")
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Page to write; else compare.html in --runs.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Score systems on the same test rows: intervals, paired differences, cost, audit verdicts.
+
+    \b
+    Examples:
+      kt-forecast compare demo demo-2 --html compare.html
+      kt-forecast compare pipelines/ltsf_etth1.toml pipelines/ltsf_ridge.toml
+    """
+    from kt_forecast.experiment.compare import compare as compared
+
+    board = compared(what, runs=runs, device=device, say=say)
+    for title, header, rows in board.tables():
+        print_table(title, header, rows)
+    for line in board.notes():
+        say(line)
+    say(f"page: {board.write(html or runs / 'compare.html').resolve().as_uri()}")
+    if json is not None:
+        json.write_text(board.to_json(), encoding="utf-8")
+        say(f"wrote {json}")

@@ -1,0 +1,272 @@
+"""A leaderboard: plain values, tables for a terminal, one page that needs nothing beside itself."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+
+SIGNIFICANT = 0.05
+
+HEADER = (
+    "system",
+    "score",
+    "less the best",
+    "p",
+    "parameters",
+    "trained",
+    "a step",
+    "memory",
+    "causality",
+    "audit",
+)
+MEANS = {
+    "less the best": "paired difference to the best fair system on the same test rows, with its"
+    " 95 % interval: students, or blocks of time, are drawn for both at once",
+    "p": "two-sided, from the spread of the same draws",
+    "a step": "median time of one answer and the question after it, or of one forecast, unbatched",
+    "memory": "the most that the process of the training has held",
+    "causality": "what the system promises: step reads up to the step, window reads a whole window",
+}
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;
+color:#1b1f24;background:#fff}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e3e7eb;white-space:nowrap}
+tr.best td{font-weight:600}tr.unfair td{color:#7a1f17;background:#fdf1f0}
+.mark{background:#b3261e;color:#fff;border-radius:.25rem;padding:0 .35rem;font-size:.8rem}
+figure{margin:1rem 0;overflow-x:auto}dl{color:#57606a;font-size:.9rem}dt{font-weight:600}
+svg text{font:12px system-ui,sans-serif;fill:#1b1f24}
+@media (prefers-color-scheme:dark){body{background:#14171a;color:#e6e9ec}
+svg text{fill:#e6e9ec}th,td{border-color:#30363d}tr.unfair td{background:#3a1b19;color:#ffb4ab}}
+"""
+LEFT, WIDTH, LINE = 230, 560, 24
+"""Pixels of a plot: names, values, height of a row."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference, its interval and its p-value."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system on one data set.
+
+    Attributes:
+        system: name of its run; of a baseline its own.
+        what: name of the system.
+        score: on the test rows.
+        parameters: trained numbers; None where there are none.
+        seconds: of training; None without epochs.
+        latency: milliseconds of one step, or forecast.
+        memory: the most that training held, in words.
+        causality: what it promises.
+        verdict: of its audit; empty for a baseline.
+        marks: why a comparison with it would be unfair.
+        gap: to the best fair system; None for that one.
+    """
+
+    system: str
+    what: str
+    score: Interval
+    parameters: int | None
+    seconds: float | None
+    latency: float
+    memory: str
+    causality: str
+    verdict: str
+    marks: tuple[str, ...] = ()
+    gap: Difference | None = None
+
+    def cells(self, *, is_best: bool) -> tuple[str, ...]:
+        """Return what a table shows."""
+        gap = self.gap
+        return (
+            " ".join((self.system, *self.marks)),
+            _interval(self.score),
+            "best" if is_best else f"{_interval(gap, signed=True)}" if gap else "-",
+            "" if gap is None else _p(gap.p),
+            "-" if self.parameters is None else f"{self.parameters:,}",
+            "-" if self.seconds is None else f"{self.seconds:.1f} s",
+            f"{self.latency:.2f} ms",
+            self.memory or "-",
+            self.causality,
+            self.verdict or "-",
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Systems on the same test rows, the best first.
+
+    Attributes:
+        title: data set, protocol, size.
+        metric: of the score.
+        lower: whether less of it is better.
+        best: name of the best system to which nothing is unfair.
+        rows: ranked.
+    """
+
+    title: str
+    metric: str
+    lower: bool
+    best: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything that was compared."""
+
+    groups: tuple[Group, ...]
+
+    def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+        """Return title, header and rows for each data set."""
+        found: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
+        for group in self.groups:
+            header = ("system", group.metric.upper(), *HEADER[2:])
+            rows = [row.cells(is_best=row.system == group.best) for row in group.rows]
+            found.append((group.title, header, rows))
+        return found
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a reader must know, one sentence each."""
+        for group in self.groups:
+            for row in group.rows:
+                if row.marks:
+                    yield (
+                        f"{row.system} is {' and '.join(row.marks)}: its rank among the others"
+                        " means nothing"
+                    )
+            level = [
+                r.system for r in group.rows if r.gap and not r.marks and r.gap.p > SIGNIFICANT
+            ]
+            if level:
+                yield f"{group.title}: not told from {group.best}: {', '.join(level)}"
+
+    def to_json(self) -> str:
+        """Return everything as strict JSON."""
+        return json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
+
+    def to_html(self) -> str:
+        """Return one page without scripts or outside references."""
+        parts = [
+            _section(group, *rest) for group, rest in zip(self.groups, self._rows(), strict=True)
+        ]
+        told = "".join(f"<li>{escape(note)}</li>" for note in self.notes())
+        means = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in MEANS.items())
+        return (
+            "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+            "<meta name='viewport' content='width=device-width,initial-scale=1'>"
+            f"<title>Systems compared</title><style>{STYLE}</style></head><body>"
+            f"<h1>Systems compared</h1>{f'<ul>{told}</ul>' if told else ''}{''.join(parts)}"
+            f"<dl>{means}</dl></body></html>"
+        )
+
+    def _rows(self) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+        for _, header, rows in self.tables():
+            yield header, rows
+
+    def write(self, path: Path) -> Path:
+        """Write the page, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_text(self.to_html(), encoding="utf-8")
+        part.replace(path)
+        return path
+
+
+def _section(group: Group, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    lines = []
+    for row, cells in zip(group.rows, rows, strict=True):
+        kind = "unfair" if row.marks else "best" if row.system == group.best else ""
+        marks = "".join(f" <span class='mark'>{escape(m)}</span>" for m in row.marks)
+        first = f"<td>{escape(row.system)}{marks}</td>"
+        rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
+        lines.append(f"<tr class='{kind}'>{first}{rest}</tr>")
+    return (
+        f"<h2>{escape(group.title)}</h2><figure>{_plot(group)}</figure>"
+        f"<figure><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        "</figure>"
+    )
+
+
+def _plot(group: Group) -> str:
+    """Draw each score with its interval on one line."""
+    ends = [x for r in group.rows for x in (r.score.low, r.score.value, r.score.high)]
+    known = [x for x in ends if not math.isnan(x)]
+    low, high = min(known), max(known)
+    span = (high - low) or 1.0
+
+    def at(x: float) -> float:
+        return LEFT + 10 + (WIDTH - 20) * (x - low) / span
+
+    drawn = []
+    for i, row in enumerate(group.rows):
+        y = LINE * i + LINE // 2
+        left, right = at(row.score.low), at(row.score.high)
+        colour = "#b3261e" if row.marks else "#1f6feb" if row.verdict else "#8b949e"
+        drawn.append(
+            f"<text x='{LEFT - 8}' y='{y + 4}' text-anchor='end'>{escape(row.system)}</text>"
+        )
+        if not math.isnan(row.score.low):
+            drawn.append(
+                f"<line x1='{left:.1f}' x2='{right:.1f}' y1='{y}' y2='{y}'"
+                f" stroke='{colour}' stroke-width='2'/>"
+            )
+        if not math.isnan(row.score.value):
+            drawn.append(f"<circle cx='{at(row.score.value):.1f}' cy='{y}' r='4' fill='{colour}'/>")
+    height = LINE * len(group.rows) + 22
+    axis = "".join(
+        f"<text x='{x:.0f}' y='{height - 6}' text-anchor='{anchor}'>{value:.4g}</text>"
+        for x, value, anchor in ((at(low), low, "start"), (at(high), high, "end"))
+    )
+    said = f"{group.metric} of each system with its interval; {'less' if group.lower else 'more'}"
+    return (
+        f"<svg width='{LEFT + WIDTH}' height='{height}' role='img' aria-label='{said} is better'>"
+        f"{''.join(drawn)}{axis}</svg><figcaption>{said} is better</figcaption>"
+    )
+
+
+def _interval(score: Interval | Difference | None, *, signed: bool = False) -> str:
+    if score is None or math.isnan(score.value):
+        return "-"
+    sign = "+" if signed else ""
+    word = f"{score.value:{sign}.4f}"
+    if not math.isnan(score.low):
+        word += f" [{score.low:{sign}.4f}, {score.high:{sign}.4f}]"
+    return word
+
+
+def _p(p: float) -> str:
+    if math.isnan(p):
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
