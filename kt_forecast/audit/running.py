@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -198,10 +199,15 @@ def _attending(kernel: str) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Repeat the random draws of torch, numpy and Python."""
+    """Repeat the random draws of torch, numpy and Python, and seeds that a model asks for."""
     python, array = random.getstate(), np.random.get_state()  # noqa: NPY002 - models draw from it
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
+    asked = count(seed + 1)
+
+    def reseeded() -> int:
+        return torch.manual_seed(next(asked)).initial_seed()
+
+    with torch.random.fork_rng(devices), patch.object(torch, "seed", reseeded):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002

@@ -159,6 +159,9 @@ class Search:
     def _confirmed(self, hit: Hit, was: Outputs, now: Outputs, *, double: bool) -> Hit | None:
         """Return the hit, in double precision where the model has it; None if it was rounding."""
         found = Moved(hit.output, hit.effect, hit.place)
+        if not repeatable(self.runner, hit):
+            self.failed[str(hit.setting)] = "two runs of the same batch differ"
+            return None
         if not is_rounding(now, was, found):
             return hit
         if hit.setting.path in COARSE_PATHS or hit.setting.double or not double:
@@ -202,6 +205,14 @@ class Search:
             low = 0
         moved_at = self.clocks.needed[hit.output][hit.place]
         return replace(hit, ticks=int(later[low] - moved_at))
+
+
+def repeatable(runner: Runner, hit: Hit) -> bool:
+    """Return whether two runs before anything is replaced agree, but for rounding."""
+    once, again = runner(hit.before, hit.setting), runner(hit.before, hit.setting)
+    everywhere = {p: torch.ones(y.shape, dtype=torch.bool) for p, y in once.items() if p in again}
+    far = moved(again, once, everywhere)
+    return far is None or is_rounding(again, once, far)
 
 
 def _hit(

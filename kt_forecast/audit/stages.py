@@ -12,7 +12,7 @@ from kt_forecast.audit.dependency.analysis import spread
 from kt_forecast.audit.proving import row_count
 from kt_forecast.audit.replacing import is_rounding, kinds, moved, replaced
 from kt_forecast.audit.running import Outputs, Runner, Setting, kept, tensors
-from kt_forecast.audit.search import Hit, first_line
+from kt_forecast.audit.search import Hit, first_line, repeatable
 
 
 def other_lengths(
@@ -192,6 +192,8 @@ def _stands(
     double: bool,
 ) -> bool:
     setting = hit.setting
+    if not repeatable(runner, hit):
+        return False
     if double and not setting.double:
         setting = Setting(setting.mode, setting.weights, setting.path, double=True)
         with kept(runner.model):

@@ -1,9 +1,11 @@
 """What a user calls: contracts, nests, verdicts, findings, reports, counter-examples."""
 
 import json
+import secrets
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -288,3 +290,25 @@ def test_the_auditor_imports_nothing_else_of_the_package():
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert told.stdout.strip() == "[]", told.stderr
+
+
+class Reseeded(nn.Module):
+    """Takes a seed that nobody gave, and drops out after it."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.seed = seed
+
+    def forward(self, x):
+        torch.manual_seed(self.seed())
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+def asked():
+    return torch.seed()
+
+
+@pytest.mark.parametrize("seed", [asked, partial(secrets.randbits, 30)])
+def test_a_model_that_seeds_itself_is_not_accused(seed):
+    report = audit(Reseeded(seed), X, causal(), moments=4)
+    assert report.verdict == "proved", report.text()
