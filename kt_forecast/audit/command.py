@@ -1,17 +1,14 @@
 """What ``kt-forecast audit`` does: build a model from a file, audit it, write reports."""
 
-import csv
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from kt_forecast.audit.auditing import audit
 from kt_forecast.audit.contract import Contract, ContractError, causal, kt, rows_independent, strict
 from kt_forecast.audit.pipeline import PipelineError, Rows, audit_pipeline, rows
 from kt_forecast.audit.report import LEAKS, Report
+from kt_forecast.audit.sources import module_of
 
 PRESETS: dict[str, Callable[[], Contract]] = {
     "causal": causal,
@@ -29,7 +26,8 @@ NAMED = {
 }
 """Columns by which a table says its own clock, where ``build()`` returns none."""
 
-CATALOGUE = Path(__file__).parents[2] / "tests" / "leaks"
+PLAIN = ("compiled",)
+"""Stages that the self-test leaves out: nothing of the catalogue waits for a real compiler."""
 
 
 def audit_file(target: str, contract: str) -> Report:
@@ -48,7 +46,7 @@ def audit_file(target: str, contract: str) -> Report:
     if not place or path.suffix != ".py" or not path.is_file():
         raise ContractError(f"{target!r}: accepted is FILE.py:FUNCTION of a file that exists")
     try:
-        build = getattr(_module(path, path.stem), name)
+        build = getattr(module_of(path, path.stem), name)
         built = build()
     except Exception as error:
         raise ContractError(f"{target}: {type(error).__name__}: {error}") from error
@@ -110,44 +108,3 @@ def exit_code(report: Report, *, strictly: bool) -> int:
     if strictly and report.verdict != "proved":
         return 1
     return EXITS[report.verdict]
-
-
-def self_test() -> Iterator[tuple[str, ...]]:
-    """Audit every planted leak and its honest twin; yield rows of a table, its header first.
-
-    Raises:
-        ContractError: the catalogue is not there.
-    """
-    if not (CATALOGUE / "common_checks.py").is_file():
-        raise ContractError(
-            "the catalogue of leaks is not part of an installed package; run the self-test from a "
-            "clone of the repository, which has it in tests/leaks"
-        )
-    checks = _module(CATALOGUE / "common_checks.py", "common_checks")
-    with (CATALOGUE / "common_checks.csv").open(newline="") as file:
-        seen = {row.pop("leak"): row for row in csv.DictReader(file)}
-    leaks, honest = checks.catalogue()
-    yield ("model", "leaking", "honest", "enters at", "common checks that see it")
-    for name in leaks:
-        guilty, innocent = (audit(*checks.build(name, honest=h)) for h in (False, True))
-        place = guilty.findings[0].place if guilty.findings else ""
-        usual = sum(word == "seen" for word in seen.get(name, {}).values())
-        common = f"{usual} of {len(seen.get(name, {}))}"
-        yield (name, guilty.verdict, innocent.verdict, place, common)
-    for name in honest:
-        yield (name, "", audit(*checks.build(name, honest=True)).verdict, "", "")
-
-
-def _module(path: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"audited_{name}", path)
-    if spec is None or spec.loader is None:
-        raise ContractError(f"{path}: accepted is a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    found: Any = sys.path
-    sys.path = [str(path.parent.resolve()), *found]
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path = found
-    return module

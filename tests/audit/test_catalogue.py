@@ -1,11 +1,15 @@
 """Every planted leak of `tests/leaks` is found, and no honest model is accused."""
 
+import functools
+from types import ModuleType
+
 import pytest
 import torch
 from leaks.common_checks import CHECKS, build, catalogue, load, measure, stored
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kt_forecast.audit import LeakError, audit
+from kt_forecast.audit.selftest import SelfTest, located
 
 LEAKS, HONEST = catalogue()
 
@@ -33,17 +37,35 @@ def cases(names):
         yield pytest.param(name, marks=() if special else pytest.mark.slow)
 
 
+MISPLACED = {
+    "expanded_concepts",
+    "normalised_with_the_horizon",
+    "questions_of_one_page",
+    "written_before_read",
+}
+"""Leaks of which the first reading of what is too late is named, for want of a shift to blame."""
+
+LESS = {"honest_fourier_convolution"}
+"""Honest models of which the auditor says less than a sound one can."""
+
+
+@functools.cache
 def audited(name, *, honest):
     return audit(*build(name, honest=honest), moments=4, skip=["compiled"])
+
+
+def as_well_as_can_be(name):
+    """Hold the verdict of an honest model to the best that a sound auditor can say of it."""
+    report = audited(name, honest=True)
+    assert report.findings == (), report.summary()
+    best = getattr(load(name), "BEST", "proved")
+    assert (report.verdict == best) != (name in LESS), report.summary()
+    assert ORDER.index(report.verdict) <= ORDER.index(best)
 
 
 @pytest.mark.parametrize("name", list(cases(LEAKS)))
 def test_a_planted_leak_is_found(name):
     report = audited(name, honest=False)
-    if getattr(load(name), "NEEDS", None) == "dependency":
-        assert report.verdict in {"leak", "unproven"}
-        assert report.findings or report.suspicions or report.reasons
-        return
     assert report.verdict == "leak"
     assert report.findings[0].effect > 0
     assert "LEAKS" in report.summary()
@@ -53,16 +75,38 @@ def test_a_planted_leak_is_found(name):
 
 @pytest.mark.parametrize("name", list(cases(LEAKS)))
 def test_its_honest_twin_is_not_accused(name):
-    report = audited(name, honest=True)
-    assert report.findings == (), report.summary()
-    assert report.verdict in ORDER
+    as_well_as_can_be(name)
+
+
+@pytest.mark.parametrize("name", list(cases(LEAKS)))
+def test_the_place_where_a_leak_enters_is_named(name):
+    place = located(audited(name, honest=False), load(name))
+    assert place.module is not False
+    assert (place.op is False) == (name in MISPLACED)
 
 
 @pytest.mark.parametrize("name", list(cases(HONEST)))
 def test_an_honest_model_is_not_accused(name):
-    report = audited(name, honest=True)
-    assert report.findings == (), report.summary()
-    assert report.verdict in ORDER
+    as_well_as_can_be(name)
+
+
+def test_the_self_test_counts_what_the_catalogue_holds(monkeypatch):
+    test = SelfTest(moments=4)
+    few = (["mask_inverted", "roll_wraps"], ["honest_gate_at_zero"])
+    part = ModuleType("part")
+    whole = {"CHECKS": CHECKS, "load": load, "build": build, "measure": measure}
+    vars(part).update(whole | {"catalogue": lambda: few})
+    monkeypatch.setattr("kt_forecast.audit.selftest.catalogue", lambda: part)
+    rows = list(test.rows())
+    assert [row[0] for row in rows] == [*few[0], *few[1]]
+    assert {len(row) for row in rows} == {len(test.header)}
+    assert [row[1:3] for row in rows] == [("leak", "proved")] * 2 + [("", "proved")]
+    assert rows[0][4] == "right"
+    assert test.passed
+    said = "\n".join(test.summary())
+    assert "leaks found: 2 of 2; honest models accused: 0 of 3" in said
+    assert "right submodule and operation: 2 of 2" in said
+    assert "last_step: sees 2 of 2 leaks" in said
 
 
 def test_the_catalogue_is_as_large_as_promised():

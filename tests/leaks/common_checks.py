@@ -170,8 +170,26 @@ def jacobian(case):
     return gradient(case, case.needed.unique().tolist())
 
 
+@torch.no_grad()
+def undefined(case):
+    """Make what is known last undefined, and look for undefined numbers before."""
+    last = max(int(t.max()) for t in case.available.values()) - 1
+    late = case.later(last)
+    numbers = [name for name in late if case.inputs[name].is_floating_point()]
+    if not numbers:
+        return None
+    poisoned = {name: case.inputs[name].masked_fill(late[name], torch.nan) for name in numbers}
+    try:
+        before, after = case(case.inputs), case(case.inputs | poisoned)
+    except (RuntimeError, IndexError, ValueError, ArithmeticError):
+        return None
+    due = spread(case.needed, before) <= last
+    return bool((after[due].isnan() & ~before[due].isnan()).any())
+
+
 CHECKS = {
-    check.__name__: check for check in (last_step, second_half, prefixes, one_gradient, jacobian)
+    check.__name__: check
+    for check in (last_step, second_half, prefixes, one_gradient, jacobian, undefined)
 }
 WORDS = {True: "seen", False: "blind", None: "cannot"}
 
