@@ -145,6 +145,7 @@ class _Audit:
     asked: Asked
     stages: list[Stage] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
+    row_proofs: list[Proof] = field(default_factory=list)
     hits: list[tuple[Hit, str]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
@@ -178,6 +179,7 @@ class _Audit:
         if steps.trainer is not None and steps.judged is not None:
             judged = steps.judged
             findings.training = (steps.trainer, [judged.pair], [judged.clocks])
+        findings.rows = self.row_proofs
         found = (*findings.of_hits(self.hits, self.proofs), *steps.findings)
         suspicions = () if found else findings.of_proofs(self.proofs)
         verdict = self._verdict(found)
@@ -583,6 +585,7 @@ class _Audit:
                     self.trials += trials
                     hits += [(hit, "rows") for hit in found]
         self.hits += hits
+        self.row_proofs = proofs
         outcome, said = self._judged(proofs)
         if both:
             followed = f"rows and time were followed together in {' and '.join(both)}"
