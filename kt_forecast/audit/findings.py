@@ -1,6 +1,6 @@
 """Turns what stages saw into findings: where each leak enters, and what it is called."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class Findings:
         clocks: the same, spread.
         row_axis: the axis of rows.
         training: what runs the training step, and the clocks of that.
+        rows: proofs about rows, whose escapes tell where rows meet outside torch.
     """
 
     runner: Runner
@@ -41,6 +42,7 @@ class Findings:
     clocks: list[Clocks]
     row_axis: int
     training: tuple[Runner, list[tuple[Clock, Clock]], list[Clocks]] | None = None
+    rows: list[Proof] = field(default_factory=list)
 
     def of_hits(self, hits: list[tuple[Hit, str]], proofs: list[Proof]) -> tuple[Finding, ...]:
         """Return a finding for each hit and each independent place where it enters."""
@@ -49,6 +51,8 @@ class Findings:
             origins = self._origins(hit, method) if i < LOCATED else []
             if not origins and method == "replacement":
                 origins = _escaped(hit, proofs)
+            if not origins and method == "rows":
+                origins = _escaped(hit, self.rows)
             base = Finding(
                 input=", ".join(hit.inputs),
                 output=hit.output,
@@ -172,7 +176,7 @@ def _escaped(hit: Hit, proofs: list[Proof]) -> list[Origin]:
     found = [
         Origin(escape.module, escape.what, escape.source, escape.moment, ())
         for proof in proofs
-        if proof.name.startswith(hit.setting.mode)
+        if hit.setting.mode in proof.name.split(", ")
         for escape in proof.escapes
         if escape.moment > hit.moment
     ]
