@@ -12,13 +12,20 @@ from kt_forecast.audit import stages
 from kt_forecast.audit.aimed import Aimed
 from kt_forecast.audit.axes import along_clocks, bound, find_axes, harvested, next_prime, resized
 from kt_forecast.audit.backends import compiler, compiling, paths
-from kt_forecast.audit.contract import Contract, ContractError
+from kt_forecast.audit.contract import Clock, Contract, ContractError
 from kt_forecast.audit.findings import Findings
 from kt_forecast.audit.memory import reads_back
 from kt_forecast.audit.nest import calling, flattened
 from kt_forecast.audit.picture import Drawing
 from kt_forecast.audit.proving import Proof, prove, row_clocks, row_count
-from kt_forecast.audit.replacing import is_rounding, kinds, moved, replaced, spread_clocks
+from kt_forecast.audit.replacing import (
+    Clocks,
+    is_rounding,
+    kinds,
+    moved,
+    replaced,
+    spread_clocks,
+)
 from kt_forecast.audit.report import Finding, Picture, Report, Stage, Verdict
 from kt_forecast.audit.running import (
     EAGER,
@@ -61,8 +68,12 @@ QUICK_MOMENTS, FEW_MOMENTS = 3, 2
 GROUPS = 3
 """Inputs that are replaced one by one under generic weights too; more of them only together."""
 
-LONGEST = 4
-"""How many times the given length may be exceeded, to reach beyond chunks and windows."""
+LONGEST, LONG_ENOUGH = 4, 600
+"""How many times the given length may be exceeded, to reach beyond chunks and windows; a length
+that may be reached whatever was given."""
+
+LONG = 256
+"""Steps of a sequence that is taken to be long: most is then done with little more than these."""
 
 
 def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
@@ -132,6 +143,27 @@ def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
     return run.report(single=call is None and len(inputs) == 1)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A long sequence as it was given, put aside while most is done with fewer steps.
+
+    Attributes:
+        inputs: tensors by name.
+        pairs: the contract's clocks.
+        clocks: the same, spread.
+        steps: of it.
+    """
+
+    inputs: dict[str, Tensor]
+    pairs: list[tuple[Clock, Clock]]
+    clocks: list[Clocks]
+    steps: int
+
+    def has(self, hit: Hit) -> bool:
+        """Return whether a hit is one at this length."""
+        return all(x.shape == self.inputs[name].shape for name, x in hit.before.items())
+
+
 @dataclass
 class _Audit:
     """One audit, stage after stage."""
@@ -152,6 +184,7 @@ class _Audit:
     scope: dict[str, Any] = field(default_factory=dict)
     trials: int = 0
     rows_proved: set[str] = field(default_factory=set)
+    whole: Whole | None = None
 
     def report(self, *, single: bool) -> Report:
         """Run all stages and return what came out."""
@@ -176,6 +209,9 @@ class _Audit:
         self.hits += steps.hits
         self.trials += steps.trials
         findings = Findings(self.runner, self.inputs, self.pairs, self.clocks, self.row_axis)
+        if self.whole is not None and any(self.whole.has(hit) for hit, _ in self.hits):
+            whole = self.whole
+            findings = Findings(self.runner, whole.inputs, whole.pairs, whole.clocks, self.row_axis)
         if steps.trainer is not None and steps.judged is not None:
             judged = steps.judged
             findings.training = (steps.trainer, [judged.pair], [judged.clocks])
@@ -213,20 +249,23 @@ class _Audit:
             ) from error
         if not self.outputs:
             raise ContractError("the model returns no tensor; accepted are tensors in any nest")
+        self.sizes = harvested(self.runner.model)
+        self._bind()
+        self.whole = None
+        shape = {name: list(x.shape) for name, x in self.inputs.items()}
+        self._shorten()
         again = self.runner(self.inputs, base)
         everywhere = {p: torch.ones(y.shape, dtype=torch.bool) for p, y in self.outputs.items()}
         self.repeats = again.keys() == self.outputs.keys() and (
             moved(again, self.outputs, everywhere) is None
         )
         self.double = runs_in_double(self.runner, self.inputs, base)
-        self.sizes = harvested(self.runner.model)
         self._compare_plain()
-        self._bind()
         judged = sorted({p for c in self.clocks for p in c.needed})
         self.scope |= {
             "contract": self.contract.name,
             "assumptions": list(self.contract.assumptions),
-            "shape": {name: list(x.shape) for name, x in self.inputs.items()},
+            "shape": shape,
             "judged": judged,
             "not_judged": sorted(set(self.outputs) - set(judged)),
             "known_always": sorted(
@@ -240,6 +279,29 @@ class _Audit:
         self._note("probe", "passed" if self.repeats else "open", f"{same}; {double}", began)
         if not self.repeats:
             self.reasons.append("two runs of the same batch differ, with the same random draws")
+
+    def _shorten(self) -> None:
+        """Put a long sequence aside for what must be seen at its length; take fewer steps of it."""
+        if not (self.bound.any_length and self.axes):
+            return
+        steps = max(self.inputs[name].shape[axis] for name, axis in self.axes.items())
+        fewer = next_prime(max(2 * max(self.sizes.values(), default=0), LONG) + 1)
+        if fewer >= steps:
+            return
+        inputs = resized(self.inputs, self.axes, fewer)
+        try:
+            outputs = self.runner(inputs, Setting())
+            pairs = self.bound.pairs(inputs)
+            clocks = [spread_clocks(pair, inputs, outputs) for pair in pairs]
+        except Exception:  # noqa: BLE001 - a model for one length is audited at that length
+            return
+        self.whole = Whole(self.inputs, self.pairs, self.clocks, steps)
+        self.inputs, self.outputs, self.pairs, self.clocks = inputs, outputs, pairs, clocks
+        self.scope["lengths"] = [steps, fewer]
+        self.scope["shortened"] = (
+            f"at {steps} steps: evaluation was followed, the future replaced, the beginning "
+            f"compared; all else was done with {fewer} steps"
+        )
 
     def _compare_plain(self) -> None:
         """Follow the plain form of the call only if it says the same as the call."""
@@ -306,6 +368,12 @@ class _Audit:
                     name = mode if len(self.pairs) == 1 else f"{mode}, clock {i + 1}"
                     proof = prove(self.runner, self.inputs, pair, clocks, setting, name=name)
                     self.proofs.append(proof)
+        if self.whole is not None and self._proved:
+            name, whole = f"{self.whole.steps} steps", self.whole
+            setting = Setting(self.modes[0])
+            for pair, clocks in zip(whole.pairs, whole.clocks, strict=True):
+                proof = prove(self.runner, whole.inputs, pair, clocks, setting, name=name)
+                self.proofs.append(proof)
         outcome, said = self._judged(self.proofs)
         return outcome, "; ".join([said, *same])
 
@@ -339,15 +407,22 @@ class _Audit:
     def _proved(self) -> bool:
         return bool(self.proofs) and all(proof.holds for proof in self.proofs)
 
+    def _other_length(self, steps: int) -> tuple[int, str]:
+        """Return a prime length beyond every chunk and window, and which of those is too long."""
+        beyond = 2 * max(self.sizes.values(), default=0)
+        length = next_prime(max(steps, beyond) + 1)
+        if length <= max(LONGEST * steps, LONG_ENOUGH):
+            return length, ""
+        return next_prime(steps + 1), f"sizes in the model up to {beyond // 2} are not exceeded"
+
     def _longer(self) -> tuple[str, str]:
         """Track a longer sequence, of a prime length beyond every chunk and window."""
         if not self.bound.any_length or not self.axes:
             return "skipped", "the contract is for this length"
+        if self.whole is not None:
+            return "skipped", "the whole is longer than what else was followed"
         steps = max(self.inputs[name].shape[axis] for name, axis in self.axes.items())
-        beyond = 2 * max(self.sizes.values(), default=0)
-        length = next_prime(max(steps, beyond) + 1)
-        if length > max(LONGEST * steps, 64):
-            length = next_prime(steps + 1)
+        length, missed = self._other_length(steps)
         longer = resized(self.inputs, self.axes, length)
         try:
             outputs = self.runner(longer, Setting())
@@ -358,6 +433,7 @@ class _Audit:
         proof = prove(self.runner, longer, pair, clocks, Setting(), name=f"{length} steps")
         self.scope["lengths"] = [steps, length]
         outcome, said = self._judged([proof])
+        said = f"{said}; {missed}" if missed else said
         if proof.excess and not any(p.excess for p in self.proofs):
             search = Search(self.runner, longer, clocks, self._generator())
             ticks = sampled(clocks.ticks, self.moments, self._generator(), proof.excess[0].moments)
@@ -390,8 +466,26 @@ class _Audit:
             self.scope["rounding"] = "something moved by rounding only" if search.rounding else ""
             if not moving and not self._proved and not self._moves():
                 self.reasons.append("no replacement moved anything, so the search shows nothing")
+        if self.whole is not None and not self.hits:
+            said.append(self._search_whole(self.whole))
         found = len(self.hits) - before
         return ("found" if found else "passed"), "; ".join(said) or "the contract has no clock"
+
+    def _search_whole(self, whole: "Whole") -> str:
+        """Replace what is known too late in a long sequence, as it was given."""
+        trials = 0
+        for clocks in whole.clocks:
+            if clocks.available and len(clocks.ticks):
+                search = Search(self.runner, whole.inputs, clocks, self._generator())
+                ticks = sampled(clocks.ticks, QUICK_MOMENTS, self._generator())
+                hits = search.run(
+                    Setting(self.modes[0]), moments=ticks, groups=[tuple(clocks.available)],
+                    most=QUICK_KINDS, double=self.double,
+                )  # fmt: skip
+                trials += search.trials
+                self.hits += [(hit, "replacement") for hit in hits]
+        self.trials += trials
+        return f"{trials} at {whole.steps} steps"
 
     def _aimed(self) -> tuple[str, str]:
         """Try values that no sample has, where a leak is neither shown nor excluded."""
@@ -522,12 +616,15 @@ class _Audit:
     def _lengths(self) -> tuple[str, str]:
         if not self.axes or not self.pairs[0][0]:
             return "skipped", "inputs have no common time axis"
-        steps = max(self.inputs[name].shape[axis] for name, axis in self.axes.items())
+        fewer = max(self.inputs[name].shape[axis] for name, axis in self.axes.items())
+        steps, inputs, pair = fewer, self.inputs, self.pairs[0]
         lengths = sorted({n for n in (2 + steps // 5, steps // 2, steps - 1) if 1 < n < steps})
+        if self.whole is not None:
+            steps, inputs, pair = self.whole.steps, self.whole.inputs, self.whole.pairs[0]
+            lengths = [fewer]
         setting = Setting(double=self.double)
-        pair = self.pairs[0]
         hits, ran, why = stages.other_lengths(
-            self.runner, self.inputs, pair, self.axes, self.out_axes, lengths[::-1], setting
+            self.runner, inputs, pair, self.axes, self.out_axes, lengths[::-1], setting
         )
         if not ran:
             return "skipped", why or "no shorter length"
@@ -575,7 +672,8 @@ class _Audit:
                     name = f"rows, {mode}, {'downwards' if i else 'upwards'}"
                     setting = Setting(mode)
                     proofs.append(prove(self.runner, self.inputs, pair, clocks, setting, name=name))
-            for weights in (OWN, GENERIC):
+            first = mode == self.modes[0] or mode not in both
+            for weights in (OWN, GENERIC) if first else (GENERIC,):
                 setting = Setting(mode, weights)
                 if self.repeats and not hits:
                     found, trials = stages.other_rows(
@@ -659,6 +757,7 @@ class _Audit:
         clocks = self.clocks[0]
         labels = next((p.labels for p in self.proofs if p.labels), {})
         hits = [hit for hit, method in self.hits if method == "replacement"]
+        hits = [hit for hit in hits if self.whole is None or not self.whole.has(hit)]
         setting = hits[0].setting if hits else Setting()
         drawing = Drawing(self.runner, self.inputs, clocks, labels, setting, self.runner.seed)
         whole = drawing.whole(full=bool(hits))
