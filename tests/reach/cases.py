@@ -1,8 +1,8 @@
 """A case: a public model with tiny settings and random weights, and what is expected of it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class Case:
             normalisation, a mean over the batch) is audited in evaluation only.
         changed: what of the library had to be replaced for it to run; empty if nothing.
         context: entered while it is built and audited.
+        open: why no proof can be had although the model is honest; empty if one must be.
     """
 
     name: str
@@ -57,13 +58,15 @@ class Case:
     source: str = READING
     modes: tuple[str, ...] = (EVALUATION, TRAINING)
     changed: str = ""
-    context: Callable[[], Any] = field(default=lambda: nothing())
+    context: Callable[[], Any] = nullcontext
+    open: str = ""
 
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    """Change nothing."""
-    yield
+    @property
+    def verdicts(self) -> set[str]:
+        """Verdicts that agree with what is expected."""
+        if self.expected == LEAK:
+            return {"leak"}
+        return {"proved", "conditional", *(["unproven"] if self.open else [])}
 
 
 class Adapter(nn.Module):
@@ -79,6 +82,6 @@ class Adapter(nn.Module):
         self.model = model
         self.use = use
 
-    def forward(self, **inputs: Tensor) -> Any:  # noqa: ANN401 - whatever the library returns
+    def forward(self, **inputs: Tensor) -> Any:
         """Call the model."""
         return self.use(self.model, **inputs)

@@ -23,7 +23,7 @@ def version() -> str:
     return installed("gluonts")
 
 
-def network(module: str, name: str, **settings: Any) -> Any:  # noqa: ANN401
+def network(module: str, name: str, **settings: Any) -> Any:
     """Return a network of the library with random weights."""
     torch.manual_seed(0)
     kind = getattr(import_module(f"gluonts.torch.model.{module}.module"), name)
@@ -35,20 +35,18 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
 
 
-def parameters(out: Any) -> Tensor:  # noqa: ANN401
+def parameters(out: Any) -> Tensor:
     """Return all parameters of a distribution beside each other, scaled as they are used."""
     values, loc, scale = out
     parts = [x if x.ndim == loc.ndim else x.reshape(*x.shape[: loc.ndim]) for x in values]
     return torch.stack(parts, -1) * scale[..., None] + loc[..., None]
 
 
-def plain(
-    module: str, name: str, *, many: bool = False, before: int = 0, **settings: Any
-) -> Built:  # noqa: ANN401
+def plain(module: str, name: str, *, many: bool = False, before: int = 0, **settings: Any) -> Built:
     """Return a network that reads the past target."""
     model = network(module, name, **settings)
 
-    def run(model: Any, y: Tensor) -> Tensor:  # noqa: ANN401
+    def run(model: Any, y: Tensor) -> Tensor:
         return parameters(model(y, torch.ones_like(y)))
 
     past = CONTEXT + before
@@ -80,10 +78,10 @@ LAGS = [1, 2, 3]
 def deepar() -> Built:
     """Return DeepAR, which draws paths step by step."""
 
-    def build() -> Any:  # noqa: ANN401
+    def build() -> Any:
         return network("deepar", "DeepARModel", freq="D", hidden_size=8, lags_seq=LAGS)
 
-    def run(model: Any, y: Tensor, past_calendar: Tensor, next_calendar: Tensor) -> Tensor:  # noqa: ANN401
+    def run(model: Any, y: Tensor, past_calendar: Tensor, next_calendar: Tensor) -> Tensor:
         facts = torch.zeros(len(y), 1)
         return model(
             facts.long(),
@@ -100,19 +98,19 @@ def deepar() -> Built:
 
 def tide() -> Built:
     """Return TiDE."""
-    wide = {
-        name: 8
-        for name in (
+    wide = dict.fromkeys(
+        (
             "feat_proj_hidden_dim",
             "encoder_hidden_dim",
             "decoder_hidden_dim",
             "temporal_hidden_dim",
             "distr_hidden_dim",
             "decoder_output_dim",
-        )
-    }
+        ),
+        8,
+    )
 
-    def build() -> Any:  # noqa: ANN401
+    def build() -> Any:
         from gluonts.torch.distributions import StudentTOutput
 
         return network(
@@ -133,7 +131,7 @@ def tide() -> Built:
             **wide,
         )
 
-    def run(model: Any, y: Tensor, past_calendar: Tensor, next_calendar: Tensor) -> Tensor:  # noqa: ANN401
+    def run(model: Any, y: Tensor, past_calendar: Tensor, next_calendar: Tensor) -> Tensor:
         facts = torch.zeros(len(y), 1)
         out = model(facts, facts.long(), past_calendar, y, torch.ones_like(y), next_calendar)
         return parameters(out)
@@ -144,7 +142,7 @@ def tide() -> Built:
 def fusion() -> Built:
     """Return the temporal fusion transformer."""
 
-    def build() -> Any:  # noqa: ANN401
+    def build() -> Any:
         return network(
             "tft",
             "TemporalFusionTransformerModel",
@@ -156,7 +154,7 @@ def fusion() -> Built:
             d_var=8,
         )
 
-    def run(model: Any, y: Tensor, past_calendar: Tensor, next_calendar: Tensor) -> Tensor:  # noqa: ANN401
+    def run(model: Any, y: Tensor, past_calendar: Tensor, next_calendar: Tensor) -> Tensor:
         facts = torch.zeros(len(y), 1)
         both = torch.cat([past_calendar, next_calendar], 1)
         values, loc, scale = model(y, torch.ones_like(y), facts, facts.long(), both)
@@ -181,7 +179,10 @@ CASES = (
     Case("SimpleFeedForward", feed_forward),
     Case("DLinear", partial(plain, "d_linear", "DLinearModel", hidden_dimension=8, kernel_size=5)),
     Case("PatchTST", partial(plain, "patch_tst", "PatchTSTModel", **ATTENTION, **PATCHES)),
-    Case("LagTST", partial(plain, "lag_tst", "LagTSTModel", freq="D", before=2, lags_seq=[1, 2], **ATTENTION)),
+    Case(
+        "LagTST",
+        partial(plain, "lag_tst", "LagTSTModel", freq="D", before=2, lags_seq=[1, 2], **ATTENTION),
+    ),
     Case(
         "iTransformer",
         partial(plain, "i_transformer", "ITransformerModel", many=True, **ATTENTION),

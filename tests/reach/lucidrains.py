@@ -23,7 +23,10 @@ def version() -> str:
     import reformer_pytorch
     import x_transformers
 
-    assert local_attention and mambapy and reformer_pytorch and x_transformers
+    assert local_attention
+    assert mambapy
+    assert reformer_pytorch
+    assert x_transformers
     return ", ".join(f"{name} {installed(name)}" for name in PACKAGES)
 
 
@@ -32,13 +35,13 @@ def words(steps: int = STEPS) -> Tensor:
     return torch.randint(WORDS, (ROWS, steps), generator=torch.Generator().manual_seed(0))
 
 
-def on_words(model: Any, steps: int = STEPS) -> Built:  # noqa: ANN401
+def on_words(model: Any, steps: int = STEPS) -> Built:
     """Return a language model under the causal contract."""
     adapter = Adapter(model, lambda model, words: model(words))
     return Built(adapter, {"words": words(steps)}, causal(axis=1))
 
 
-def x_decoder(kind: str = "Decoder", **settings: Any) -> Built:  # noqa: ANN401
+def x_decoder(kind: str = "Decoder", **settings: Any) -> Built:
     """Return x-transformers' wrapper around a stack."""
     import x_transformers
 
@@ -95,7 +98,7 @@ def mamba(*, parallel: bool) -> Built:
     return Built(model, x, causal(axis=1))
 
 
-def x_case(name: str, expected: str = HONEST, source: str = READING, **settings: Any) -> Case:  # noqa: ANN401
+def x_case(name: str, expected: str = HONEST, source: str = READING, **settings: Any) -> Case:
     """Return the case of a stack of x-transformers."""
     return Case(f"x-transformers, {name}", partial(x_decoder, **settings), expected, source)
 
@@ -119,7 +122,7 @@ CASES = (
         "reformer-pytorch",
         reformer,
         LEAK,
-        "leakage.md, routing by sorting; reading: a word's chunk depends on the ranks of later ones",
+        "leakage.md, routing by sorting; reading: a chunk depends on the ranks of later words",
     ),
     Case("mambapy, step by step", partial(mamba, parallel=False)),
     Case("mambapy, parallel scan", partial(mamba, parallel=True)),

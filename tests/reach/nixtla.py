@@ -34,7 +34,7 @@ def version() -> str:
     return installed("neuralforecast")
 
 
-def made(name: str, settings: dict[str, Any], *, context: int = CONTEXT) -> Any:  # noqa: ANN401
+def made(name: str, settings: dict[str, Any], *, context: int = CONTEXT) -> Any:
     """Return a model of the library, which knows a calendar and a measured series if it can."""
     from neuralforecast import models
 
@@ -55,7 +55,7 @@ def steps(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
 
 
-def univariate(name: str, **settings: Any) -> Built:  # noqa: ANN401 - of the library
+def univariate(name: str, **settings: Any) -> Built:
     """Return a model of one series, a series a row."""
     model = made(name, settings)
     model.test_size = model.predict_step_size = HORIZON
@@ -80,7 +80,7 @@ def predicted(model: Any, **inputs: Tensor) -> Tensor:
     return model.predict_step(batch, 0)
 
 
-def multivariate(name: str, **settings: Any) -> Built:  # noqa: ANN401 - of the library
+def multivariate(name: str, **settings: Any) -> Built:
     """Return a model of several series, a window a row."""
     model = made(name, settings)
     shape = (ROWS, CONTEXT + HORIZON, SERIES)
@@ -103,9 +103,9 @@ def together(model: Any, **inputs: Tensor) -> Tensor:
         "static_cols": None,
     }
     batch = {"y_idx": 0, "temporal_cols": names}
-    windows = model._normalization(windows=windows, y_idx=0)  # noqa: SLF001 - its own step
-    insample, mask, _, _, hist, futr, stat = model._parse_windows(batch, windows)  # noqa: SLF001
-    return model._predict_step_direct_batch(  # noqa: SLF001
+    windows = model._normalization(windows=windows, y_idx=0)
+    insample, mask, _, _, hist, futr, stat = model._parse_windows(batch, windows)
+    return model._predict_step_direct_batch(
         insample_y=insample,
         insample_mask=mask,
         hist_exog=hist,
@@ -115,7 +115,7 @@ def together(model: Any, **inputs: Tensor) -> Tensor:
     )
 
 
-def taught(name: str, **settings: Any) -> Built:  # noqa: ANN401 - of the library
+def taught(name: str, **settings: Any) -> Built:
     """Return a recurrent model fed its targets, as in its training: one step ahead at each."""
     model = made(name, settings)
     n = CONTEXT + HORIZON - 1
@@ -154,7 +154,7 @@ def one(
     source: str = READING,
     modes: tuple[str, ...] = BOTH,
     label: str = "",
-    **settings: Any,  # noqa: ANN401 - of the library
+    **settings: Any,
 ) -> Case:
     """Return the case of a model of one series."""
     return Case(label or name, partial(univariate, name, **settings), expected, source, modes)
@@ -165,13 +165,13 @@ def several(
     expected: str = HONEST,
     source: str = READING,
     modes: tuple[str, ...] = BOTH,
-    **settings: Any,  # noqa: ANN401 - of the library
+    **settings: Any,
 ) -> Case:
     """Return the case of a model of several series."""
     return Case(name, partial(multivariate, name, **settings), expected, source, modes)
 
 
-def teacher(name: str, build: Callable[..., Built] = taught, **settings: Any) -> Case:  # noqa: ANN401
+def teacher(name: str, build: Callable[..., Built] = taught, **settings: Any) -> Case:
     """Return the case of a recurrent model in its training form."""
     return Case(f"{name}, fed its targets", partial(build, name, **settings))
 

@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from reach.cases import HONEST, LEAK, READING, Adapter, Built, Case
+from reach.cases import HONEST, LEAK, Adapter, Built, Case
 from reach.checkouts import checkout
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -201,7 +201,7 @@ def with_gaps(
     model: Any, question: Tensor, concepts: Tensor, response: Tensor, gaps: Tensor
 ) -> Tensor:
     """The toolkit's batch, and how long ago a concept was practised, which the asking tells."""
-    parts = {name: gaps for name in ("rgaps", "sgaps", "pcounts")}
+    parts = dict.fromkeys(("rgaps", "sgaps", "pcounts"), gaps)
     given = {key: x[:, :-1] for key, x in parts.items()}
     given |= {f"shft_{key}": x[:, 1:] for key, x in parts.items()}
     y = model(pieces(question, concepts, response), given)
@@ -212,7 +212,7 @@ def forgetting(
     model: Any, question: Tensor, concepts: Tensor, response: Tensor, gaps: Tensor
 ) -> Tensor:
     """DKT-forget: a prediction for every concept, with gaps."""
-    parts = {name: gaps for name in ("rgaps", "sgaps", "pcounts")}
+    parts = dict.fromkeys(("rgaps", "sgaps", "pcounts"), gaps)
     given = {key: x[:, :-1] for key, x in parts.items()}
     given |= {f"shft_{key}": x[:, 1:] for key, x in parts.items()}
     y = model(concepts[:, :-1], response[:, :-1], given)
@@ -314,9 +314,8 @@ CASES = (
     Case("simpleKT", SIMPLE, HONEST, PROVED),
     Case(
         "sparseKT, top k",
-        partial(
-            built, "sparsekt", LONG | {"k_index": 3}, as_batch, embedding="qid_sparseattn"
-        ),
+        partial(built, "sparsekt", LONG | {"k_index": 3}, as_batch, embedding="qid_sparseattn"),
+        open="where weights underflow to zero, steps ahead tie with the chosen ones",
     ),
     Case(
         "sparseKT, accumulated",
@@ -327,6 +326,7 @@ CASES = (
             as_batch,
             embedding="qid_accumulative_attn",
         ),
+        open="that a zero is always masked again is a relation between values",
     ),
     Case("CSKT", partial(built, "cskt", LONG, as_batch)),
     Case("UKT", partial(built, "ukt", LONG, as_batch, embedding="stoc_qid")),
@@ -399,5 +399,3 @@ CASES = (
     Case("AKT, concept rows", partial(on_concept_rows, AKT), LEAK, ROWS_LEAK),
     Case("simpleKT, concept rows", partial(on_concept_rows, SIMPLE), LEAK, ROWS_LEAK),
 )
-
-assert READING

@@ -2,9 +2,10 @@
 
 import contextlib
 import importlib
-import logging
 import io
+import logging
 import random
+import re
 import signal
 import time
 import warnings
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from reach.cases import HONEST, LEAK, Case
+from reach.cases import Case
 
 from kt_forecast.audit import Report, audit
 
@@ -31,11 +32,11 @@ LIBRARIES = (
 )
 """Modules of cases, one a library or a few small ones."""
 
-AS_EXPECTED = {HONEST: {"proved", "conditional"}, LEAK: {"leak"}}
-"""Verdicts that agree with what is expected of a model."""
-
 SKIPPED = ("compiled",)
 """Stages left out: compiling every model takes longer than all the rest."""
+
+SHOWN = 2
+"""Conditions or reasons to say of one model."""
 
 LIMIT = 300
 """Seconds a case may take."""
@@ -61,6 +62,8 @@ class Row:
         told: the finding, or the conditions of a proof, or why there is none.
         seconds: that the audit took.
         changed: what of the library had to be replaced for it to run; empty if nothing.
+        open: why an honest model may go unproven; empty if it may not.
+        agrees: whether the verdict is the expected one.
     """
 
     library: str
@@ -74,11 +77,8 @@ class Row:
     told: str
     seconds: float
     changed: str
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the verdict is the expected one."""
-        return self.verdict in AS_EXPECTED[self.expected]
+    open: str
+    agrees: bool
 
 
 def present() -> Iterator[tuple[ModuleType, str]]:
@@ -102,7 +102,7 @@ def absent(module: ModuleType) -> str:
 def limited(seconds: float) -> Iterator[None]:
     """Stop what takes longer."""
 
-    def stop(*_: Any) -> None:  # noqa: ANN401 - signal and frame
+    def stop(*_: Any) -> None:
         raise OutOfTimeError
 
     before = signal.signal(signal.SIGALRM, stop)
@@ -174,13 +174,22 @@ def row(module: ModuleType, version: str, case: Case, limit: float = LIMIT) -> R
         told=told,
         seconds=round(time.perf_counter() - began, 1),
         changed=case.changed,
+        open=case.open,
+        agrees=verdict in case.verdicts,
     )
+
+
+FOLDERS = re.compile(r"[^\s(]*/(?=(?:models|layers|pykt|site-packages)/)(?:site-packages/)?")
+"""Folders before a file of a library."""
 
 
 def tells(report: Report) -> str:
     """Return the finding of a leak, the conditions of a proof, or why there is none."""
     if report.findings:
-        finding = report.findings[0]
-        what = f"{', '.join(finding.input) if isinstance(finding.input, tuple) else finding.input}"
-        return f"{what}, {finding.ticks} ticks, {finding.module}, {finding.op} ({finding.method})"
-    return "; ".join(report.reasons or report.conditions)
+        finding = max(report.findings, key=lambda found: bool(found.op))
+        place = ", ".join(part for part in (finding.module, finding.op) if part)
+        said = f"{finding.input}: {finding.ticks} ticks, {place or 'no place'} ({finding.method})"
+        return FOLDERS.sub("", said)
+    several = list(report.reasons or report.conditions)
+    more = f"; and {len(several) - SHOWN} more" if len(several) > SHOWN else ""
+    return FOLDERS.sub("", "; ".join(several[:SHOWN]) + more)

@@ -27,7 +27,7 @@ def version() -> str:
     return installed("pytorch-forecasting")
 
 
-def dataset(*, alone: bool) -> Any:  # noqa: ANN401 - of the library
+def dataset(*, alone: bool) -> Any:
     """Return windows of three series, with a calendar unless the target stands alone."""
     import numpy as np
     import pandas as pd
@@ -82,7 +82,7 @@ def built(name: str, *, alone: bool = False, taught: bool = False, **settings: A
         assumptions=("known in advance: the calendar",),
     )
 
-    def run(model: Any, encoder_cont: Tensor, decoder_cont: Tensor) -> Tensor:  # noqa: ANN401
+    def run(model: Any, encoder_cont: Tensor, decoder_cont: Tensor) -> Tensor:
         given = whole | {"encoder_cont": encoder_cont, "decoder_cont": decoder_cont}
         found: Tensor = model(given).prediction
         return found
@@ -95,7 +95,7 @@ def case(
     modes: tuple[str, ...] = (EVALUATION, TRAINING),
     source: str = READING,
     label: str = "",
-    **settings: Any,  # noqa: ANN401
+    **settings: Any,
 ) -> Case:
     """Return the case of a model."""
     return Case(label or name, partial(built, name, **settings), HONEST, source, modes)

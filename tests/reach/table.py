@@ -1,4 +1,4 @@
-"""Prints verdicts on public models: ``python tests/reach/table.py [--json] [--markdown] [NAME...]``.
+"""Prints verdicts on public models: ``python tests/reach/table.py [--json|--markdown] [NAME...]``.
 
 Libraries that are not installed are left out; environment variables name checkouts. Names choose
 libraries or parts of the names of models.
@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
 from reach.running import LIMIT, Row, present, row  # noqa: E402 - the path comes first
 
@@ -37,6 +37,12 @@ def rows(names: list[str], limit: float) -> Iterator[Row]:
                 yield row(module, version, case, limit)
 
 
+def read(path: Path) -> Iterator[Row]:
+    """Yield rows of an earlier run; of a model that was run again, the last."""
+    kept = [Row(**json.loads(line)) for line in path.read_text().splitlines()]
+    yield from {(r.library, r.model): r for r in kept}.values()
+
+
 def markdown(found: list[Row]) -> str:
     """Return the page."""
     parts = [HEAD, counted(found)]
@@ -54,6 +60,7 @@ def markdown(found: list[Row]) -> str:
             told = r.told.replace("|", "\\|").replace("\n", " ")
             cells = (r.model, r.contract, r.modes, f"{r.expected}: {r.source}", verdict, told)
             said = f"no: {r.changed}" if r.changed else "yes"
+            told = f"{told} ({r.open})" if r.open and r.verdict == "unproven" else told
             parts.append(f"| {' | '.join(cells)} | {r.seconds:.1f} | {said} |")
     return "\n".join(parts) + "\n"
 
@@ -69,8 +76,9 @@ def counted(found: list[Row]) -> str:
     accused = [r for r in found if r.expected == "honest" and r.verdict == "leak"]
     return (
         f"Of {len(found)} models {len(ran)} are audited, {len(as_is)} of them unmodified; "
-        f"{len(decided)} get a verdict, {len(agree)} the expected one. Leaks found: {len(shown)} of "
-        f"{len(leaks)}; honest models accused: {len(accused)}."
+        f"{len(decided)} are proved, conditional or shown to leak, and {len(agree)} come out as "
+        f"expected. Leaks found: {len(shown)} of {len(leaks)}; honest models accused: "
+        f"{len(accused)}."
     )
 
 
@@ -80,10 +88,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="libraries, or parts of the names of models")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--markdown", action="store_true", help="the page of this folder")
+    parser.add_argument("--read", type=Path, help="take the rows of an earlier --json from a file")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds a model may take")
     asked = parser.parse_args()
     found = []
-    for r in rows(asked.names, asked.limit):
+    for r in read(asked.read) if asked.read else rows(asked.names, asked.limit):
         found.append(r)
         if asked.json:
             print(json.dumps(asdict(r)), flush=True)

@@ -31,7 +31,7 @@ def version() -> str:
     return installed("darts")
 
 
-def fitted(name: str, **settings: Any) -> Any:  # noqa: ANN401
+def fitted(name: str, **settings: Any) -> Any:
     """Return the module of a model after one step."""
     import numpy as np
     from darts import TimeSeries, models
@@ -44,12 +44,12 @@ def fitted(name: str, **settings: Any) -> Any:  # noqa: ANN401
     return model.model.float()
 
 
-def built(name: str, **settings: Any) -> Built:  # noqa: ANN401
+def built(name: str, **settings: Any) -> Built:
     """Return a model under the contract of forecasting."""
     module = fitted(name, output_chunk_length=HORIZON, **settings)
     y = torch.randn(ROWS, CONTEXT, 1, generator=torch.Generator().manual_seed(0))
 
-    def run(module: Any, y: Tensor) -> Tensor:  # noqa: ANN401
+    def run(module: Any, y: Tensor) -> Tensor:
         from darts.utils.data.torch_datasets.utils import PLModuleInput
 
         return module(PLModuleInput(past_target=y)).prediction[:, -HORIZON:]
@@ -57,7 +57,7 @@ def built(name: str, **settings: Any) -> Built:  # noqa: ANN401
     return Built(Adapter(module, run), {"y": y}, forecast(CONTEXT, HORIZON))
 
 
-def taught(name: str, **settings: Any) -> Built:  # noqa: ANN401
+def taught(name: str, **settings: Any) -> Built:
     """Return a model that is fed the true steps ahead, as in its training."""
     from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput
 
@@ -65,7 +65,7 @@ def taught(name: str, **settings: Any) -> Built:  # noqa: ANN401
     whole = torch.randn(ROWS, CONTEXT + HORIZON, 1, generator=torch.Generator().manual_seed(0))
     moments = torch.arange(CONTEXT + HORIZON)[None]
 
-    def run(module: Any, y: Tensor, ahead: Tensor) -> Tensor:  # noqa: ANN401
+    def run(module: Any, y: Tensor, ahead: Tensor) -> Tensor:
         given = PLModuleInput(past_target=y, future_target=ahead, stage=ModuleStage.TRAIN)
         return module(given).prediction
 
@@ -78,7 +78,7 @@ def case(
     name: str,
     modes: tuple[str, ...] = (EVALUATION, TRAINING),
     source: str = READING,
-    **settings: Any,  # noqa: ANN401
+    **settings: Any,
 ) -> Case:
     """Return the case of a model."""
     return Case(name, partial(built, name, **settings), HONEST, source, modes)
