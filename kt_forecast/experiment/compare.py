@@ -98,11 +98,16 @@ def _group(title: str, metric: str, entries: list[Scored]) -> Group:
 
 
 def _difference(value: float, low: float, high: float) -> Difference:
-    """Return a paired difference with the two-sided p-value that its bootstrap implies."""
-    error = (high - low) / (2 * statistics.NormalDist().inv_cdf(0.975))
-    if math.isnan(error) or error <= 0:
-        return Difference(value, low, high, math.nan if value else 1.0)
-    p = 2 * (1 - statistics.NormalDist().cdf(abs(value) / error))
+    """Return a paired difference with a two-sided p-value.
+
+    The spread is that of the draws on the side of zero, so that p and the interval agree.
+    """
+    normal = statistics.NormalDist()
+    towards = value - low if value > 0 else high - value
+    if math.isnan(towards):
+        return Difference(value, low, high, math.nan)
+    deviations = abs(value) / towards * normal.inv_cdf(0.975) if towards > 0 else math.inf
+    p = 2 * (1 - normal.cdf(deviations)) if value else 1.0
     return Difference(value, low, high, p)
 
 

@@ -42,8 +42,8 @@ class Term:
     op: Literal["=", "!=", ">", ">=", "<", "<=", "~"]
     value: str
 
-    def expression(self, kind: pl.DataType) -> pl.Expr:
-        """Return the condition on a column of some type.
+    def expression(self, *, is_number: bool) -> pl.Expr:
+        """Return the condition on a column of numbers or of texts.
 
         Raises:
             InputError: a number is compared with a text, or a text by size.
@@ -52,9 +52,8 @@ class Term:
         if self.op == "~":
             return column.cast(pl.String).str.contains(self.value, literal=True)
         value: Any = self.value
-        numeric = kind.is_numeric()
         is_setting = self.name.startswith(SETTING)
-        if numeric or (is_setting and self.op in {">", ">=", "<", "<="}):
+        if is_number or (is_setting and self.op in {">", ">=", "<", "<="}):
             column = column.cast(pl.Float64, strict=False)
             try:
                 value = float(self.value)
@@ -141,7 +140,7 @@ def chosen(
     table = runs(root, experiment)
     for text in where:
         for term in parsed(text, table.columns):
-            table = table.filter(term.expression(table.schema[term.name]))
+            table = table.filter(term.expression(is_number=table.schema[term.name].is_numeric()))
     if sort:
         column = column_of(sort.removeprefix("-"), table.columns)
         table = table.sort(column, descending=sort.startswith("-"), nulls_last=True)

@@ -39,9 +39,10 @@ def usage() -> dict[str, float]:
 
 def peak_memory() -> float:
     """Return the most memory that this process has held, in MiB."""
+    now = psutil.Process().memory_info().rss / _MIB
     try:
         import resource
     except ImportError:
-        return psutil.Process().memory_info().rss / _MIB
+        return now
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB
+    return max(now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB)

@@ -1,0 +1,149 @@
+"""Systems on the same test rows: ranked, paired, and the unfair ones left out of the choice."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from kt_forecast.data.series.simulate import SeriesSimulation
+from kt_forecast.data.series.simulate import simulate as simulate_series
+from kt_forecast.data.simulate import Simulation, simulate, write
+from kt_forecast.errors import InputError
+from kt_forecast.experiment import ForecastRecipe, Recipe, find, run
+from kt_forecast.experiment.stored import RECORD, RUNS, TEST_READS
+from kt_forecast.report import Verdict
+
+QUIET = {"tracking": {"enabled": False}}
+STUDENTS = {
+    "model": {"system": "gpt", "settings": {"width": 8, "heads": 1}},
+    "training": {"epochs": 1, "steps_per_batch": 256},
+    "evaluation": {"protocols": ["full"], "bootstraps": 40},
+    **QUIET,
+}
+SERIES = {
+    "task": "forecasting",
+    "split": {"kind": "share"},
+    "model": {"system": "ridge"},
+    "forecasting": {"horizon": 6, "context": 24},
+    "evaluation": {"bootstraps": 40, "levels": []},
+    **QUIET,
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Runs of two tracers on one table, and a recipe of a forecaster."""
+    folder = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        for flow in ("flow", "forecasting"):
+            patch.setattr(f"kt_forecast.experiment.{flow}.audited", audited_as_proved)
+        write(
+            simulate(Simulation(students=40, mean_steps=14, questions=15, concepts=4)),
+            folder / "a.csv.gz",
+        )
+        simulate_series(SeriesSimulation(series=2, days=16)).write_csv(folder / "s.csv")
+        runs = folder / "mlruns"
+        for name, system in (("attends", "gpt"), ("recurs", "dkt")):
+            plain = STUDENTS | {"name": name, "data": {"source": str(folder / "a.csv.gz")}}
+            if system != "gpt":
+                plain = plain | {"model": {"system": system}}
+            run(Recipe.parse(plain, "test"), runs=runs, device="cpu", say=lambda _: None)
+        series = SERIES | {"name": "ahead", "data": {"source": str(folder / "s.csv")}}
+        (folder / "ahead.toml").write_text(ForecastRecipe.parse(series, "test").to_toml())
+        board = compared(["attends", "recurs", str(folder / "ahead.toml")], runs)
+        yield folder, runs, board
+
+
+def audited_as_proved(*_):
+    from kt_forecast.audit import Report
+
+    return Report("proved", scope={})
+
+
+def compared(names, runs):
+    from kt_forecast.experiment.compare import compare as compare_all
+
+    return compare_all(names, runs=runs, device="cpu", say=lambda _: None)
+
+
+def test_systems_of_a_data_set_stand_in_one_table(made):
+    _, _, board = made
+    students, series = board.groups
+    assert {row.system for row in students.rows} == {"attends", "recurs", "item_mean", "logistic"}
+    assert {row.system for row in series.rows} == {"ahead", "seasonal_naive"}
+    assert (students.metric, students.lower) == ("auc", False)
+    assert (series.metric, series.lower) == ("mse", True)
+    for group, sign in ((students, -1), (series, 1)):
+        values = [sign * row.score.value for row in group.rows]
+        assert values == sorted(values)
+        assert group.best == group.rows[0].system
+        assert group.rows[0].gap is None
+    for row in students.rows:
+        assert row.score.low < row.score.value < row.score.high
+        assert row.latency > 0
+    attends = next(row for row in students.rows if row.system == "attends")
+    assert attends.parameters > 0
+    assert attends.seconds > 0
+    assert "MiB" in attends.memory
+    assert (attends.causality, attends.verdict) == ("step", "proved")
+
+
+def test_differences_are_paired_on_the_same_rows(made):
+    _, _, board = made
+    students = board.groups[0]
+    best = students.rows[0]
+    for row in students.rows[1:]:
+        assert row.gap.value == pytest.approx(row.score.value - best.score.value)
+        assert row.gap.low <= row.gap.value <= row.gap.high
+        assert (row.gap.p < 0.05) == (row.gap.low > 0 or row.gap.high < 0)
+        unpaired = math.hypot(row.score.high - row.score.low, best.score.high - best.score.low)
+        assert row.gap.high - row.gap.low < 1.5 * unpaired
+
+
+def test_every_comparison_is_noted_as_a_reading(made):
+    _, runs, _ = made
+    reads = json.loads((runs / RUNS / "attends" / TEST_READS).read_text())
+    assert [read["why"] for read in reads][:2] == ["train", "evaluate"]
+
+
+def test_a_recipe_that_has_a_run_is_not_trained_again(made):
+    folder, runs, _ = made
+    before = {path.name for path in (runs / RUNS).iterdir()}
+    compared([str(folder / "ahead.toml")], runs)
+    assert {path.name for path in (runs / RUNS).iterdir()} == before
+    assert "ahead" in before
+
+
+def test_what_leaks_is_marked_and_chosen_by_nobody(made):
+    _, runs, board = made
+    name = next(row.system for row in board.groups[0].rows if row.verdict)
+    path = find(name, runs).folder / RECORD
+    kept = path.read_text()
+    record = replace(find(name, runs).record, verdict=Verdict(verdict="leak"))
+    path.write_text(record.to_json())
+    try:
+        group = compared([name], runs).groups[0]
+    finally:
+        path.write_text(kept)
+    row = next(row for row in group.rows if row.system == name)
+    assert row.marks == ("LEAKS",)
+    assert group.best != name
+
+
+def test_windows_beside_whole_histories_are_marked(made):
+    from kt_forecast.experiment.compare import _marks
+    from kt_forecast.tracer import plan
+
+    _, runs, _ = made
+    found, part = find("attends", runs), plan("gpt").part
+    assert _marks(found, part, None) == ()
+    assert _marks(found, part, 50) == ("window only",)
+    reads_all = replace(part, promises=replace(part.promises, causality="window"))
+    assert _marks(found, reads_all, None) == ("window only",)
+
+
+def test_what_is_neither_run_nor_recipe_is_refused(made):
+    _, runs, _ = made
+    with pytest.raises(InputError, match="nor is there a recipe"):
+        compared(["nobody"], runs)
