@@ -154,7 +154,7 @@ def work_on(spec: Path) -> None:
 def _started(spec: Path, number: int, workers: int) -> Iterator["subprocess.Popen[bytes]"]:
     """Give a process at work, which ends with the block."""
     threads_each = str(max(1, threads() // workers))
-    env = {"OMP_NUM_THREADS": threads_each} | dict(os.environ)
+    env = {"OMP_NUM_THREADS": threads_each, "OMP_WAIT_POLICY": "PASSIVE"} | dict(os.environ)
     command = [sys.executable, "-m", "kt_forecast.experiment.tuning_worker", str(spec), str(number)]
     with _log(spec.parent, number).open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env)  # noqa: S603
