@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, JSONResponse
 
 from kt_forecast.errors import InputError
@@ -24,6 +26,8 @@ from kt_forecast.serving.service import Conflict, Service, Unavailable
 from kt_forecast.serving.threads import log
 
 KEY = "Idempotency-Key"
+
+Told = TypeVar("Told", bound=wire.Wire)
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": wire.Refusal, "description": "The body is not JSON."},
@@ -56,12 +60,53 @@ def build(service: Service) -> Any:  # noqa: ANN401 - an ASGI application
     _add_common(app, service, metrics)
     part = "app_tracing" if service.loaded.task == TRACING else "app_forecasting"
     import_module(f"kt_forecast.serving.{part}").add(app, service)
+    _document(app)
     return Guard(app, service.settings, metrics)
 
 
 def digest(*parts: Any) -> str:  # noqa: ANN401 - anything JSON can hold
     """Return the hash of what a request asks for, however its JSON was spelled."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def documented(body: type[wire.Wire], *, keyed: bool = False) -> dict[str, Any]:
+    """Return what the page of the API says of a request that is read by `told`."""
+    schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+    found: dict[str, Any] = {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
+    }
+    if keyed:
+        name = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": wire.PLAIN}
+        what = "The caller's name of this request: the same key is carried out once."
+        found["parameters"] = [{"name": KEY, "in": "header", "description": what, "schema": name}]
+    return found
+
+
+async def told(request: Request, body: type[Told]) -> Told:
+    """Return the body of a request, checked.
+
+    FastAPI's own way of it costs as much as the model's answer; the page of the API is told of
+    body and key by `documented`.
+
+    Raises:
+        RequestValidationError: it is not what it should be.
+    """
+    try:
+        return body.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from None
+
+
+def key_of(request: Request) -> str | None:
+    """Return the idempotency key of a request; None where it has none.
+
+    Raises:
+        InputError: it is no name.
+    """
+    key = request.headers.get(KEY)
+    if key is not None and not wire.is_name(key):
+        raise InputError(f"{KEY} is {key[:200]!r}; accepted are 1 to 200 plain characters")
+    return key
 
 
 def said(reply: dict[str, Any]) -> Response:
@@ -83,6 +128,22 @@ def refuse_many(count: int, most: int, what: str) -> None:
 def model_facts(service: Service) -> dict[str, Any]:
     """Return what a caller may know of the model."""
     return {**service.loaded.facts(), **service.minds.facts()}
+
+
+def _document(app: FastAPI) -> None:
+    """Put the bodies that `told` reads among the schemas of the API's page."""
+    plain = app.openapi
+    bodies = [(body, "validation") for body in wire.BODIES]
+    _, told_of = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+
+    def openapi() -> dict[str, Any]:
+        found = plain()
+        known = found.setdefault("components", {}).setdefault("schemas", {})
+        for name, schema in told_of["$defs"].items():
+            known.setdefault(name, schema)
+        return found
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _lifespan(service: Service) -> Any:  # noqa: ANN401 - what FastAPI takes

@@ -3,11 +3,11 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Path, Query, Response
+from fastapi import FastAPI, Path, Query, Request, Response
 
 from kt_forecast.errors import InputError
 from kt_forecast.serving import wire
-from kt_forecast.serving.app import KEY, REFUSALS, digest, refuse_many, said
+from kt_forecast.serving.app import REFUSALS, digest, documented, key_of, refuse_many, said, told
 from kt_forecast.serving.forecasting import Ask, Observation, Said, Take, reads_known
 from kt_forecast.serving.service import Service
 from kt_forecast.serving.store import Append
@@ -20,23 +20,27 @@ def add(app: FastAPI, service: Service) -> None:
     """Add the routes of series."""
     most = service.settings.items
 
-    @app.post("/v1/observations", tags=["series"], response_model=wire.Noted, responses=REFUSALS)
-    async def observations(
-        body: wire.Observations,
-        key: Annotated[wire.Name | None, Header(alias=KEY)] = None,
-    ) -> Response:
+    @app.post(
+        "/v1/observations",
+        tags=["series"],
+        response_model=wire.Noted,
+        responses=REFUSALS,
+        openapi_extra=documented(wire.Observations, keyed=True),
+    )
+    async def observations(request: Request) -> Response:
         """Append values of a series, all or none.
 
         What is answered is on the disk. A request that is sent again with the same
         `Idempotency-Key` appends nothing; the same key with another body is a conflict. Values come
         in their order, on the grid of the model's series.
         """
+        body, key = await told(request, wire.Observations), key_of(request)
         refuse_many(len(body.observations), most, "observations")
         voice = service.voice
         values = []
-        for place, told in enumerate(body.observations):
+        for place, one in enumerate(body.observations):
             facts = body.static if place == 0 else {}
-            value = Observation(voice.stamp(told.ds), told.y, told.covariates, facts)
+            value = Observation(voice.stamp(one.ds), one.y, one.covariates, facts)
             voice.refuse(value)
             values.append(value)
         events = tuple(value.event() for value in values)
@@ -56,9 +60,20 @@ def add(app: FastAPI, service: Service) -> None:
             }
         )
 
-    @app.post("/v1/forecast", tags=["series"], response_model=wire.Forecasts, responses=REFUSALS)
-    async def forecast(body: wire.ForecastAsked) -> Response:
-        """Forecast the steps after a series' last value, with calibrated intervals."""
+    @app.post(
+        "/v1/forecast",
+        tags=["series"],
+        response_model=wire.Forecasts,
+        responses=REFUSALS,
+        openapi_extra=documented(wire.ForecastAsked),
+    )
+    async def forecast(request: Request) -> Response:
+        """Forecast the steps after a series' last value, with calibrated intervals.
+
+        Raises:
+            InputError: a step ahead or an interval is not to be had.
+        """
+        body = await told(request, wire.ForecastAsked)
         voice = service.voice
         horizon = voice.fitted.horizon
         if body.future and len(body.future) != horizon:

@@ -3,11 +3,11 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Path, Query, Response
+from fastapi import FastAPI, Path, Query, Request, Response
 
 from kt_forecast.errors import InputError
 from kt_forecast.serving import wire
-from kt_forecast.serving.app import KEY, REFUSALS, digest, refuse_many, said
+from kt_forecast.serving.app import REFUSALS, digest, documented, key_of, refuse_many, said, told
 from kt_forecast.serving.service import Service
 from kt_forecast.serving.store import Append
 from kt_forecast.serving.tracing import Answer, Ask, Asked, Look, Said, Seen, Take
@@ -20,11 +20,14 @@ def add(app: FastAPI, service: Service) -> None:
     """Add the routes of students."""
     most = service.settings.items
 
-    @app.post("/v1/interactions", tags=["students"], response_model=wire.Taken, responses=REFUSALS)
-    async def interactions(
-        body: wire.Interactions,
-        key: Annotated[wire.Name | None, Header(alias=KEY)] = None,
-    ) -> Response:
+    @app.post(
+        "/v1/interactions",
+        tags=["students"],
+        response_model=wire.Taken,
+        responses=REFUSALS,
+        openapi_extra=documented(wire.Interactions, keyed=True),
+    )
+    async def interactions(request: Request) -> Response:
         """Append answers of a student, all or none, and predict the next questions.
 
         What is answered is on the disk. A request that is sent again with the same
@@ -32,6 +35,7 @@ def add(app: FastAPI, service: Service) -> None:
         is a conflict. Answers of equal time are one event, whose questions see none of each
         other's responses; an answer before the last one's time is a conflict.
         """
+        body, key = await told(request, wire.Interactions), key_of(request)
         refuse_many(len(body.answers), most, "answers")
         refuse_many(len(body.next or ()), most, "questions")
         answers = tuple(
@@ -60,9 +64,11 @@ def add(app: FastAPI, service: Service) -> None:
         tags=["students"],
         response_model=wire.Predictions,
         responses={s: r for s, r in REFUSALS.items() if s != 409},
+        openapi_extra=documented(wire.Predict),
     )
-    async def predict(body: wire.Predict) -> Response:
+    async def predict(request: Request) -> Response:
         """Predict how a student would answer questions now; nothing is remembered of it."""
+        body = await told(request, wire.Predict)
         refuse_many(len(body.questions), most, "questions")
         asked = tuple(Asked(q.question, tuple(q.concepts), q.time) for q in body.questions)
         done: Said = await service.ask(lambda ticket: Ask(ticket, body.student, asked))

@@ -1,13 +1,14 @@
 """What requests and replies look like; the page of the API is made of this."""
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Name = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
-]
+PLAIN = r"^[^\x00-\x1f\x7f]+$"
+LONGEST = 200
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST, pattern=PLAIN)]
 """A name that a log can hold and a page can show."""
 
 Moment = Annotated[int, Field(ge=-(2**53), le=2**53)]
@@ -17,6 +18,11 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 MANY = 10_000
 """Things of a request, at most, whatever the operator allows."""
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text may be a name."""
+    return 0 < len(text) <= LONGEST and re.fullmatch(PLAIN, text) is not None
 
 
 class Wire(BaseModel):
@@ -284,3 +290,7 @@ class Refusal(BaseModel):
     """Why a request was not answered, in one sentence."""
 
     detail: str
+
+
+BODIES = (Interactions, Predict, Observations, ForecastAsked)
+"""Bodies that are read without FastAPI's help."""

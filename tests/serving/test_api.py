@@ -235,6 +235,8 @@ def _send_anything(operation, checked: set) -> None:
     every()
 
 
+# Schemathesis draws some values by itself.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @pytest.mark.parametrize("task", ["tracing", "forecasting"])
 def test_nothing_anyone_sends_ends_in_an_error_of_the_service(task, tracers, forecaster, tmp_path):
     folder = tracers() if task == "tracing" else forecaster[1]
