@@ -37,6 +37,7 @@ def test_the_readme_shows_every_command():
         "runs",
         "study",
         "train",
+        "tune",
         "zoo",
     }
     assert shown == every
