@@ -114,6 +114,10 @@ def system(fitted: Fitted) -> SystemFacts:
             "causality": part.promises.causality,
             "reads": f"the last {fitted.context:,} steps",
         }
+    if fitted.plan.members:
+        others = ", ".join(member.name for member in fitted.plan.members)
+        promises = {"ensemble": f"mean of {fitted.plan.name}, {others}"} | promises
+        promises["causality"] = "window"
     page = inspect.getdoc(sys.modules[part.config.__module__]) or ""
     return SystemFacts(
         name=fitted.plan.name,

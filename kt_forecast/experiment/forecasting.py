@@ -160,6 +160,7 @@ def plans(recipe: ForecastRecipe) -> tuple[Plan, list[Plan]]:
         recipe.forecasting,
         recipe.training,
         seed=recipe.seed,
+        members=recipe.members,
     )
     names = [name for name in recipe.baselines.names() if name != chosen.name]
     own = recipe.baselines.settings

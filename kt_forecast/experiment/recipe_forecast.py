@@ -94,12 +94,14 @@ class ForecastRecipe(BaseRecipe):
         split: up to where each series trains, validates and tests; by default as results on the
             data set are published, or by one moment for all series.
         forecasting: settings of the task, beside those the system was published with.
+        members: what else is trained, for the mean of all their forecasts; of each the changes that
+            make it of the model above: ``system``, ``settings``, ``forecasting``, ``training``.
         evaluation: how the test rows are scored.
         baselines: what stands beside the model.
         tracking: where the run is recorded.
     """
 
-    OF_SYSTEM: ClassVar[tuple[str, ...]] = ("model", "forecasting")
+    OF_SYSTEM: ClassVar[tuple[str, ...]] = ("model", "forecasting", "members")
 
     task: Literal["forecasting"] = "forecasting"
     horizons: tuple[int, ...] = ()
@@ -108,6 +110,7 @@ class ForecastRecipe(BaseRecipe):
     split: SeriesSplitSettings | None = None
     model: ModelRecipe = ModelRecipe()
     forecasting: dict[str, Any] = Field(default_factory=dict)
+    members: tuple[dict[str, Any], ...] = ()
     evaluation: ForecastEvaluation = ForecastEvaluation()
     baselines: ForecastBaselines = ForecastBaselines()
     tracking: ForecastTracking = ForecastTracking()

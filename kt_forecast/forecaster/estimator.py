@@ -71,6 +71,9 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         levels: percentages of the intervals to calibrate.
         valid: share of a series' rows, its last ones, that choose the epoch and calibrate the
             intervals, where `fit` is told no number of steps; at least the horizon.
+        members: what else is trained, for the mean of all their forecasts: for each the changes
+            that make it of what stands above, such as ``{"system": "ridge"}`` or
+            ``{"forecasting": {"normalisation": "last"}}``; see `plan`.
         seed: of first weights and training.
         search: try other settings first and train the best, chosen by the rows that choose the
             epoch: `kt_forecast.Search` or its fields, such as ``{"trials": 20}``.
@@ -108,6 +111,7 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         season: int | None = None,
         levels: Sequence[int | float] = (80, 90),
         valid: float = 0.2,
+        members: Sequence[dict[str, Any]] = (),
         seed: int = 0,
         search: Config | dict[str, Any] | None = None,
         device: str = "auto",
@@ -128,6 +132,7 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         self.season = season
         self.levels = levels
         self.valid = valid
+        self.members = members
         self.seed = seed
         self.search = search
         self.device = device
@@ -361,7 +366,14 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
         if self.context is not None:
             _refuse_below(CONTEXT, self.context, 1)
             given[CONTEXT] = int(self.context)
-        chosen = plan(self.system, self.settings, given, self.training, seed=self.seed)
+        chosen = plan(
+            self.system,
+            self.settings,
+            given,
+            self.training,
+            seed=self.seed,
+            members=self.members,
+        )
         if not (isinstance(self.valid, Real) and 0.0 < self.valid < 1.0):
             raise InputError(f"valid is {self.valid!r}; accepted is a share between 0 and 1")
         bad = [level for level in self.levels if not 0 < level < 100]

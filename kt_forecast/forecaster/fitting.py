@@ -23,6 +23,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.evaluation.conformal import LEVELS, Conformal
 from kt_forecast.evaluation.forecasting import validation_scores
 from kt_forecast.evaluation.predicting import predicted
+from kt_forecast.forecaster.ensemble import Ensemble, Steady, models_of, networks_of
 from kt_forecast.forecaster.systems import Plan, plan
 from kt_forecast.metrics.forecasting import ends as quantiles_of
 from kt_forecast.nn.system import System
@@ -48,6 +49,7 @@ FORMAT = 1
 """Changes whenever an older file can no longer be read."""
 
 MODEL, SCALE, SEEN, CONFORMAL = "model", "scale", "seen", "conformal"
+MEMBERS = "members"
 
 READS_KNOWN = "reads_known"
 """Fact of a model: whether its forecasts depend on what is known in advance."""
@@ -99,9 +101,9 @@ class Fitted:
         shape: what the windows hold.
         frequency: step of the grid.
         seen: rows that taught it.
-        model: the network, or the fitted baseline.
+        model: the network, the fitted baseline, or the ensemble of both kinds.
         conformal: calibrates intervals; None where no validation window was left for them.
-        epochs: what each epoch gave; empty for a fitted baseline.
+        epochs: what each epoch gave, of an ensemble's first member; empty for a fitted baseline.
         best_epoch: the one that validation chose; None for a fitted baseline.
         facts: what else is kept with it: hashes of data and split, the audit's verdict.
         device: where it computes.
@@ -121,14 +123,14 @@ class Fitted:
 
     @property
     def network(self) -> SeriesForecaster | None:
-        """Return the torch model; None for a fitted baseline."""
+        """Return the torch model; None for a fitted baseline and for an ensemble."""
         return self.model if isinstance(self.model, SeriesForecaster) else None
 
     @property
     def n_parameters(self) -> int | None:
         """Return how many numbers were trained; None for a fitted baseline."""
-        network = self.network
-        return sum(p.numel() for p in network.parameters()) if network is not None else None
+        networks = list(networks_of(self.model))
+        return sum(p.numel() for one in networks for p in one.parameters()) if networks else None
 
     @property
     def context(self) -> int:
@@ -280,11 +282,8 @@ class Fitted:
         tensors |= {f"{SEEN}.{k}": _tensor(a) for k, a in vars(self.seen).items()}
         if self.conformal is not None:
             tensors |= {f"{CONFORMAL}.{k}": _tensor(a) for k, a in self.conformal.arrays().items()}
-        network = self.network
-        if network is not None:
-            tensors |= {f"{MODEL}.{k}": t for k, t in network.state_dict().items()}
-        else:
-            tensors |= {f"{MODEL}.{k}": _tensor(a) for k, a in self.model.arrays().items()}
+        for name, model in zip(_places(self.plan), models_of(self.model), strict=True):
+            tensors |= {f"{name}.{k}": t for k, t in _stored(model).items()}
         facts = {
             "format": FORMAT,
             "plan": self.plan.plain(),
@@ -310,55 +309,30 @@ class Fitted:
         """
         path = folder / MODEL_FILE
         tensors, facts = read_model(folder, MODEL_FILE, version=FORMAT, what="forecaster")
-        parts = {name: _part(tensors, name) for name in (MODEL, SCALE, SEEN, CONFORMAL)}
+        parts = {name: _part(tensors, name) for name in (SCALE, SEEN, CONFORMAL)}
         arrays = {name: {k: t.numpy() for k, t in part.items()} for name, part in parts.items()}
         chosen, shape = plan(**facts["plan"]), WindowShape(**facts["shape"])
         where = device_named(device)
+        models = tuple(
+            _restored(member, _member_shape(member, shape), _part(tensors, name), path)
+            for name, member in zip(_places(chosen), (chosen, *chosen.members), strict=True)
+        )
         found = cls(
             plan=chosen,
             scale=SeriesScale.restore(facts["names"], arrays[SCALE]),
             shape=shape,
             frequency=Frequency(**facts["frequency"]),
             seen=Seen(**arrays[SEEN]),
-            model=_restored(chosen, shape, parts[MODEL], path),
+            model=Ensemble(models) if chosen.members else models[0],
             conformal=Conformal.restore(arrays[CONFORMAL]).to(where) if arrays[CONFORMAL] else None,
             epochs=tuple(Epoch(**epoch) for epoch in facts["epochs"]),
             best_epoch=facts["best_epoch"],
             facts=facts["facts"],
             device=str(where),
         )
-        if found.network is not None:
-            found.network.to(where).eval()
+        for network in networks_of(found.model):
+            network.to(where).eval()
         return found
-
-
-@dataclass(frozen=True)
-class Steady:
-    """A model that predicts where its weights are, whatever the device of the windows.
-
-    Attributes:
-        model: a network in evaluation mode, or a fitted baseline.
-    """
-
-    model: Any
-
-    @property
-    def context(self) -> int:
-        """Steps that it looks back on."""
-        return int(self.model.context)
-
-    @torch.inference_mode()
-    def predict(self, batch: WindowBatch) -> Forecast:
-        """Return what is predicted for the steps ahead, on the device of the windows."""
-        if not isinstance(self.model, nn.Module):
-            found: Forecast = self.model.predict(batch)
-            return found
-        here, there = batch.values.device, next(self.model.parameters()).device
-        if here == there:
-            return self.model.predict(batch)  # type: ignore[operator]
-        found = self.model.predict(batch.to(there))  # type: ignore[operator]
-        quantiles = None if found.quantiles is None else found.quantiles.to(here)
-        return Forecast(found.point.to(here), quantiles, found.levels)
 
 
 def is_saved(folder: str | Path) -> bool:
@@ -384,7 +358,7 @@ def fit_plan(
         split: up to which row each series trains, and validates.
         levels: of the intervals, as shares; none leaves them out.
         checkpoint: where to keep the run's place; None keeps none.
-        callbacks: called with every epoch.
+        callbacks: called with every epoch, of an ensemble's first member.
         device: a torch device, or ``auto``; series that fit on a GPU stay there.
 
     Raises:
@@ -407,12 +381,9 @@ def fit_plan(
             model=_fresh(chosen, shape),
             device=str(group.device),
         )
-        if isinstance(chosen.part, Baseline):
-            found.model.fit(series, train, valid if len(valid) else None, shape)
-        else:
-            if task.start == "ridge":
-                _start_from_ridge(found, series, split, valid)
-            _train(found, series, train, valid, checkpoint, callbacks)
+        _taught(found, series, split, checkpoint, callbacks)
+        if chosen.members:
+            _join(found, series, split, checkpoint)
         if levels and len(valid):
             found.conformal = Conformal.fit(
                 found, series, valid, horizon=task.horizon, levels=tuple(levels)
@@ -429,6 +400,71 @@ def fit_plan(
 def measured(table: SeriesTable, split: SeriesSplit) -> SeriesScale:
     """Return what series and covariates are measured by: their training rows alone."""
     return fit_scale(table, split.train_end)
+
+
+def _taught(
+    fitted: Fitted,
+    series: SeriesSet,
+    split: SeriesSplit,
+    checkpoint: Checkpoint | None,
+    callbacks: Sequence[Callable[[Epoch], object]],
+) -> None:
+    """Train or fit one member in place."""
+    chosen = fitted.plan
+    train = train_origins(chosen, series, split.train_end)
+    valid = valid_origins(chosen, series, split)
+    if isinstance(chosen.part, Baseline):
+        fitted.model.fit(series, train, valid if len(valid) else None, fitted.shape)
+        return
+    if chosen.forecasting.start == "ridge":
+        _start_from_ridge(fitted, series, split, valid)
+    _train(fitted, series, train, valid, checkpoint, callbacks)
+
+
+def _join(
+    fitted: Fitted, series: SeriesSet, split: SeriesSplit, checkpoint: Checkpoint | None
+) -> None:
+    """Train the other members, each by itself, and put the mean of all in the model's place."""
+    models, described = [fitted.model], [_described(fitted)]
+    for number, member in enumerate(fitted.plan.members, 1):
+        shape = _member_shape(member, fitted.shape)
+        other = replace(fitted, plan=member, shape=shape, model=_fresh(member, shape), epochs=())
+        place = checkpoint and replace(checkpoint, folder=checkpoint.folder / f"member{number}")
+        _taught(other, series, split, place, ())
+        models.append(other.model)
+        described.append(_described(other))
+    for network in networks_of(Ensemble(tuple(models))):
+        network.eval()
+    fitted.model = Ensemble(tuple(models))
+    fitted.facts[MEMBERS] = described
+
+
+def _described(fitted: Fitted) -> dict[str, Any]:
+    """Return what one member became: its validation error, and the epoch of it."""
+    best = fitted.epochs[fitted.best_epoch - 1] if fitted.epochs and fitted.best_epoch else None
+    return {
+        "system": fitted.plan.name,
+        "best_epoch": best.number if best else None,
+        "validation": best.metrics if best else {},
+    }
+
+
+def _member_shape(member: Plan, shape: WindowShape) -> WindowShape:
+    """Return the shape of a member's windows, where that of the first member's is given."""
+    task = member.forecasting
+    return replace(shape, context=task.context, outputs=task.outputs)
+
+
+def _places(chosen: Plan) -> list[str]:
+    """Return where each member's numbers stand in the file."""
+    return [MODEL, *(f"{MEMBERS}.{number}" for number, _ in enumerate(chosen.members, 1))]
+
+
+def _stored(model: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """Return the numbers of a network or of a fitted baseline."""
+    if isinstance(model, nn.Module):
+        return model.state_dict()
+    return {name: _tensor(array) for name, array in model.arrays().items()}
 
 
 def _start_from_ridge(

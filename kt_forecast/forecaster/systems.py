@@ -1,6 +1,7 @@
 """What will be trained to forecast, and how: every setting resolved and checked first."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -8,16 +9,25 @@ from kt_forecast.baselines import Baseline
 from kt_forecast.catalogue import FORECASTING, find, serves, serving
 from kt_forecast.config import Config
 from kt_forecast.errors import InputError
-from kt_forecast.nn.system import System, SystemConfig
+from kt_forecast.nn.system import System, SystemConfig, unknown
 from kt_forecast.tasks.forecasting import ForecastingConfig, Loss, refuse_unfit
 from kt_forecast.training import TrainingConfig
 
 CONTEXT = "context"
 WINDOWS_PER_BATCH = "windows_per_batch"
 STEPS_PER_BATCH = "steps_per_batch"
+SEED_APART = 1000
+"""Seeds between two members, so that runs of neighbouring seeds share none."""
 
-OF_ANY = ("horizon", CONTEXT)
+HORIZON = "horizon"
+OF_ANY = (HORIZON, CONTEXT)
 """Settings of the task that a fitted baseline has too."""
+
+OF_MEMBER = ("system", "settings", "forecasting", "training", "seed")
+"""What a member of an ensemble may have of its own."""
+
+ALIKE = ("mixing", "calendar", "output")
+"""Settings of the task that all members of an ensemble share."""
 
 METRICS: dict[Loss, str] = {
     "mse": "mse",
@@ -41,6 +51,7 @@ class Plan:
         forecasting: settings of the task; of a fitted baseline only horizon and context count.
         training: settings of the loop; None for a fitted baseline.
         seed: of first weights and training.
+        members: what else is trained, each by itself; the forecast is the mean of all.
     """
 
     name: str
@@ -49,6 +60,7 @@ class Plan:
     forecasting: ForecastingConfig
     training: TrainingConfig | None
     seed: int
+    members: tuple["Plan", ...] = ()
 
     @property
     def horizon(self) -> int:
@@ -73,7 +85,7 @@ class Plan:
             if self.training
             else {},
             "seed": self.seed,
-        }
+        } | ({"members": [member.plain() for member in self.members]} if self.members else {})
 
 
 def plan(
@@ -83,6 +95,7 @@ def plan(
     training: dict[str, Any] | None = None,
     *,
     seed: int = 0,
+    members: Iterable[Any] = (),
 ) -> Plan:
     """Resolve and check what will be trained.
 
@@ -93,6 +106,32 @@ def plan(
             context of a fitted baseline that has one of its own is that one.
         training: settings of the loop; the loss names the metric that chooses the epoch.
         seed: of first weights and training.
+        members: what else is trained, each by itself, for the mean of all their forecasts: the
+            changes that make a member of what stands above, by the same names, ``system`` among
+            them. A member of another system takes over the horizon alone. Seeds follow ``seed``.
+
+    Raises:
+        InputError: the word, a key or a value is unknown, or the system may not be used so.
+    """
+    settings, forecasting, training = settings or {}, forecasting or {}, training or {}
+    first = _alone(system, settings, forecasting, training, seed)
+    others = tuple(
+        _alone(**_member(first, (settings, forecasting, training), change, number))
+        for number, change in enumerate(members, 1)
+    )
+    for number, other in enumerate(others, 1):
+        _refuse_unlike(first, other, f"members[{number}]")
+    return replace(first, members=others)
+
+
+def _alone(
+    system: str,
+    settings: dict[str, Any],
+    forecasting: dict[str, Any],
+    training: dict[str, Any],
+    seed: int,
+) -> Plan:
+    """Resolve and check one member.
 
     Raises:
         InputError: the word, a key or a value is unknown, or the system may not be used so.
@@ -106,7 +145,6 @@ def plan(
     if not isinstance(seed, Integral) or isinstance(seed, bool) or int(seed) < 0:
         raise InputError(f"seed is {seed!r}; accepted are whole numbers from 0")
     seed, where = int(seed), f"forecasting of {system}"
-    settings, forecasting, training = settings or {}, forecasting or {}, training or {}
     if isinstance(part, Baseline):
         settings = _of_baseline(system, part, settings, forecasting, training)
         own = part.config.parse(settings, f"settings of {system}")
@@ -127,6 +165,53 @@ def plan(
     chosen = {"metric": METRICS[task.loss], "direction": "min"}
     loop = TrainingConfig.parse(chosen | training | {"seed": seed}, "training")
     return Plan(system, part, own, task, loop, seed)
+
+
+def _member(
+    first: Plan,
+    own: tuple[dict[str, Any], ...],
+    change: Any,  # noqa: ANN401 - refused below where it is no table
+    number: int,
+) -> dict[str, Any]:
+    """Return what makes a member: the first one's, changed.
+
+    Raises:
+        InputError: the change is none, or has an unknown key.
+    """
+    where = f"members[{number}]"
+    if not isinstance(change, dict):
+        raise InputError(f"{where} is {change!r}; accepted is a table of {', '.join(OF_MEMBER)}")
+    for key in change:
+        if key not in OF_MEMBER:
+            raise InputError(f"{where}: {unknown(key, list(OF_MEMBER), 'key of a member')}")
+    name = change.get("system", first.name)
+    if name != first.name:
+        own = ({}, {}, {})
+    found = {key: kept | change.get(key, {}) for key, kept in zip(OF_MEMBER[1:4], own, strict=True)}
+    found["forecasting"][HORIZON] = first.horizon
+    return found | {"system": name, "seed": change.get("seed", first.seed + number * SEED_APART)}
+
+
+def _refuse_unlike(first: Plan, other: Plan, where: str) -> None:
+    """Refuse a member whose forecasts cannot be averaged with the first one's.
+
+    Raises:
+        InputError: it is one.
+    """
+    if first.forecasting.output != "point":
+        raise InputError(
+            f"members are averaged, and forecasting.output is {first.forecasting.output!r};"
+            " accepted is 'point', from which intervals are calibrated"
+        )
+    if isinstance(other.part, Baseline) and not first.mixing:
+        return
+    for name in ALIKE:
+        mine, own = getattr(first.forecasting, name), getattr(other.forecasting, name)
+        if mine != own:
+            raise InputError(
+                f"{where}: forecasting.{name} is {own!r} where the first member's is {mine!r};"
+                f" accepted is the same {', '.join(ALIKE)} for all"
+            )
 
 
 def _of_baseline(

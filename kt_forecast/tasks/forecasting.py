@@ -5,7 +5,6 @@ known in advance; past-only covariates stop at the origin. What comes after has 
 `Window`, which is all that a network is given.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -60,8 +59,6 @@ class ForecastingConfig(Config):
             steps; 0 is none.
         start: what training starts from: small random forecasts, or the closed-form ridge of the
             training windows in the linear map, which the system then corrects.
-        members: networks that differ in their first weights, each trained on its own error; the
-            forecast is their mean (deep ensemble, Lakshminarayanan et al. 2017).
         covariates: read the covariates, past, future and static.
         calendar: read the calendar of the stamps as covariates known in advance.
         dropout: probability of dropping a number of a token, and of the head's input.
@@ -82,7 +79,6 @@ class ForecastingConfig(Config):
     least: int = Field(1, ge=1)
     linear: int = tunable(0, (0, 96, 192, 336), ge=0)
     start: Literal["random", "ridge"] = tunable("random", ("random", "ridge"))
-    members: int = Field(1, ge=1)
     covariates: bool = True
     calendar: bool = False
     dropout: float = tunable(0.0, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
@@ -195,9 +191,6 @@ class SeriesForecaster(nn.Module):
             self.linear = nn.Linear(task.linear, task.horizon)
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
-        alone = task.model_copy(update={"members": 1})
-        others = (SeriesForecaster(system, settings, alone, shape) for _ in range(task.members - 1))
-        self.others: Sequence[SeriesForecaster] = nn.ModuleList(others)  # type: ignore[assignment]
 
     def forward(
         self, window: Window, *, origins: int = 1
@@ -208,13 +201,6 @@ class SeriesForecaster(nn.Module):
             window: may be longer than the context; its last steps are read.
             origins: from the ends of how many of the last patches, where the task is dense.
         """
-        out = self._own(window, origins)
-        for other in self.others:
-            out = out + other(window, origins=origins)
-        return out / self.task.members
-
-    def _own(self, window: Window, origins: int) -> Tensor:
-        """Return the outputs of the first member."""
         window = self._read(window)
         shift, spread = self._measured(window)
         if self.is_patched:
@@ -232,18 +218,9 @@ class SeriesForecaster(nn.Module):
     def loss(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
         """Return the summed loss of the steps ahead that have a value, and their number.
 
-        From every patch where the task is dense: the steps ahead of each are a view. Each member
-        answers for its own forecast, not for the mean.
+        From every patch where the task is dense: the steps ahead of each are a view.
         """
-        total, count = self._own_loss(batch)
-        for other in self.others:
-            own, number = other.loss(batch)
-            total, count = total + own, count + number
-        return total / self.task.members, count / self.task.members
-
-    def _own_loss(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
-        """Return the summed loss of the first member, and how many steps it is of."""
-        out = self._own(batch.window, self.task.origins)
+        out = self(batch.window, origins=self.task.origins)
         length = self.context + self.task.horizon
         target = _ahead(batch.values[..., -length:], self.task, out.shape[2])
         scored = None
@@ -268,8 +245,6 @@ class SeriesForecaster(nn.Module):
         self.linear.weight.copy_(weight.T)
         self.linear.bias.copy_(intercept)
         self.network.head.silence()
-        for other in self.others:
-            other.start_from(weight, intercept)
 
     def predict(self, batch: WindowBatch) -> Forecast:
         """Return what is predicted for the steps ahead of each window."""

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 
 from kt_forecast.errors import InputError
 from kt_forecast.forecaster.auditing import audit_forecaster
-from kt_forecast.tasks.forecasting import SeriesForecaster
 
 ROWS = 4
 EACH = pytest.mark.parametrize(("name", "own"), ALL)
@@ -225,22 +224,6 @@ def test_padding_on_the_left_is_not_read_and_missing_values_are_not_scored(name,
     total, count = model.loss(other)
     assert float(count) == ROWS * (HORIZON - 1)
     assert total.item() < 1e6
-
-
-@EACH
-def test_members_are_trained_each_on_its_own_error_and_forecast_their_mean(name, own):
-    model = forecaster(name, own, shape(), members=3)
-    batch = batch_for(model)
-    alone = [SeriesForecaster._own(one, batch.window, 1) for one in (model, *model.others)]
-    assert not torch.equal(alone[0], alone[1])
-    mean = torch.stack(alone).mean(0)[:, :, 0, :, 0]
-    torch.testing.assert_close(model.predict(batch).point, mean)
-    total, count = model.loss(batch)
-    errors = [(one[:, :, 0, :, 0] - batch.target).square().sum() for one in alone]
-    assert count.item() == ROWS * channels(model) * HORIZON
-    torch.testing.assert_close(
-        total, torch.stack(errors).mean(), check_dtype=False, rtol=1e-5, atol=1e-5
-    )
 
 
 @EACH
