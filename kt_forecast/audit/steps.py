@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kt_forecast.audit.axes import find_axes, resized
+from kt_forecast.audit.axes import resized
 from kt_forecast.audit.contract import Clock, Contract, ContractError
 from kt_forecast.audit.dependency.analysis import spread
 from kt_forecast.audit.flipping import Coins, predicted, scored
@@ -103,12 +103,7 @@ class Steps:
         """
         axes, out_axes = self.axes, self.out_axes
         if not axes:
-            try:
-                found = find_axes(self.runner, self.inputs, self.outputs, None)
-            except ContractError:
-                return "skipped", "inputs have no common time axis"
-            axes = found.inputs
-            out_axes = {path: axis for path, (axis, _) in found.outputs.items()}
+            axes, out_axes = _second(self.inputs), _second(self.outputs)
         padding = find_padding(self.inputs, axes, self.asked.padding)
         if isinstance(padding, str):
             if self.asked.padding is not None:
@@ -267,6 +262,14 @@ def _spread(available: Clock, inputs: dict[str, Tensor], names: list[str]) -> di
         for n in names
         if n in available
     }
+
+
+def _second(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Return the second axis of all tensors that have as much of it as the one with most axes."""
+    deepest = max((x for x in tensors.values() if x.ndim > 1), key=Tensor.dim, default=None)
+    if deepest is None:
+        return {}
+    return {name: 1 for name, x in tensors.items() if x.shape[:2] == deepest.shape[:2]}
 
 
 def _same(inputs: dict[str, Tensor], labels: list[str]) -> list[str]:
