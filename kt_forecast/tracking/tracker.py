@@ -260,7 +260,10 @@ class Tracker:
             self._write(_metrics(values, step=one.number))
 
     def verdict(self, verdict: str) -> None:
-        """Record what the audit found, beside which every score is to be read."""
+        """Record what the audit found, beside which every score is to be read.
+
+        A model that is stored afterwards carries it too, registered or not.
+        """
         self.tags({VERDICT: verdict})
 
     def register(self, name: str, *, override: str = "") -> str:
@@ -411,6 +414,9 @@ class Tracker:
                 pip_requirements=requirements(),
                 signature=_signature() if task == TRACING else _series_signature(),
             )
+        verdict = self._client.get_run(self.id).data.tags.get(VERDICT)
+        if verdict is not None:
+            self._client.set_logged_model_tags(info.model_id, {VERDICT: verdict})
         return str(info.model_uri)
 
 

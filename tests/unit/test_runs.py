@@ -129,6 +129,8 @@ def test_a_run_tells_where_it_comes_from_and_whom_to_cite(root):
     assert (tags["data.card.licence"], tags["cite.system"]) == ("CC0", "A paper, 2020")
     assert tags["machine.python"].startswith("3.")
     assert metrics["system/peak_memory_mib"] >= metrics["system/memory_mib"] > 0
+    model = Store(root).client.get_logged_model(found.outputs.model_outputs[0].model_id)
+    assert model.tags["verdict"] == "proved", "a model carries its verdict, registered or not"
     data = found.inputs.dataset_inputs[0].dataset
     assert (data.name, data.digest) == ("toy", "d" * 36)
 
