@@ -32,11 +32,11 @@ MEANS = {
 }
 
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;
+body{font:15px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem;
 color:#1b1f24;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e3e7eb;white-space:nowrap}
+table{border-collapse:collapse;width:100%;font-size:.87rem;font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:.3rem .5rem;border-bottom:1px solid #e3e7eb;white-space:nowrap}
 tr.best td{font-weight:600}tr.unfair td{color:#7a1f17;background:#fdf1f0}
 .mark{background:#b3261e;color:#fff;border-radius:.25rem;padding:0 .35rem;font-size:.8rem}
 figure{margin:1rem 0;overflow-x:auto}dl{color:#57606a;font-size:.9rem}dt{font-weight:600}
