@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from kt_forecast.errors import InputError
@@ -14,8 +13,8 @@ from kt_forecast.forecaster.fitting import MODEL_FILE as FORECASTER_FILE
 from kt_forecast.forecaster.fitting import Fitted as FittedForecaster
 from kt_forecast.tracer.fitting import MODEL_FILE as TRACER_FILE
 from kt_forecast.tracer.fitting import Fitted as FittedTracer
-from kt_forecast.tracking import Store, download
-from kt_forecast.tracking.tracker import ALLOWED, VERDICT
+from kt_forecast.tracking.registry import fetched, is_registered, registered
+from kt_forecast.tracking.tracker import ALLOWED
 
 TRACING, FORECASTING = "knowledge_tracing", "forecasting"
 BY_RUN = "verdict"
@@ -71,7 +70,7 @@ class Origin:
     @property
     def is_registered(self) -> bool:
         """Return whether the registry says which version it is."""
-        return "@" in self.wanted and not Path(self.wanted).exists()
+        return is_registered(self.wanted)
 
     def load(self) -> Loaded:
         """Return the model; nothing in its file is executed.
@@ -85,34 +84,19 @@ class Origin:
             if not (is_saved(folder) or (folder / TRACER_FILE).is_file()):
                 folder = Path(inside(find(self.wanted, self.runs), MODEL))
             return self._allowed(self._read(folder))
-        version = self._version()
-        with TemporaryDirectory() as place:
-            found = self._read(download(version.run_id, MODEL, Path(place), self.runs))
-        self._number = str(version.version)
-        verdict = version.tags.get(VERDICT, found.verdict)
-        return self._allowed(replace(found, number=self._number, verdict=verdict))
+        version = registered(self.wanted, self.runs)
+        # By its number, as the alias may mean another one by now.
+        place = fetched(f"models:/{version.name}/{version.version}", self.runs)
+        found = replace(self._read(place), number=version.version)
+        self._number = version.version
+        if found.verdict in ALLOWED:
+            # Of what the file and the registry say of the audit the worse counts.
+            found = replace(found, verdict=version.verdict)
+        return self._allowed(found)
 
     def is_newer(self) -> bool:
         """Return whether the registry's alias names another version than the one loaded last."""
-        return self.is_registered and str(self._version().version) != self._number
-
-    def _version(self) -> Any:  # noqa: ANN401 - MLflow's
-        """Return what an alias names now.
-
-        Raises:
-            InputError: there is no such name or alias.
-        """
-        name, _, alias = self.wanted.rpartition("@")
-        try:
-            return Store(self.runs).client.get_model_version_by_alias(name, alias)
-        except Exception as error:
-            # MLflow is imported by tracking alone, so that its errors have no name here.
-            if type(error).__name__ not in {"MlflowException", "RestException"}:
-                raise
-            raise InputError(
-                f"the registry holds no {name!r} with the alias {alias!r}; accepted is what"
-                " kt-forecast promote has registered"
-            ) from None
+        return self.is_registered and registered(self.wanted, self.runs).version != self._number
 
     def _read(self, folder: Path) -> Loaded:
         forecasts = is_saved(folder)
