@@ -107,8 +107,8 @@ class Coins:
 def _sides(x: Tensor) -> tuple[float, float]:
     """Return two values that a label may have."""
     if not x.is_floating_point():
-        low, high = int(x.min()), int(x.max())
-        return (low, high) if low != high else (0, 1)
+        low, high = float(x.min()), float(x.max())
+        return (low, high) if low != high else (0.0, 1.0)
     if bool(((x == 0) | (x == 1)).all()):
         return 0.0, 1.0
     middle, width = float(x.mean()), float(x.std()) if x.numel() > 1 else 1.0
