@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kt_forecast.audit.contract import Clock
 from kt_forecast.audit.dependency import Origin
 from kt_forecast.audit.picture import courses
-from kt_forecast.audit.proving import Proof, locate, row_clocks
+from kt_forecast.audit.proving import Proof, locate, row_clocks, row_count
 from kt_forecast.audit.repair import Evidence, named
 from kt_forecast.audit.replacing import Clocks, kinds, moved, replaced
 from kt_forecast.audit.report import Counterexample, Course, Finding
@@ -34,6 +34,7 @@ class Findings:
         row_axis: the axis of rows.
         training: what runs the training step, and the clocks of that.
         rows: proofs about rows, whose escapes tell where rows meet outside torch.
+        mixing: whether rows were seen to move each other.
     """
 
     runner: Runner
@@ -43,10 +44,12 @@ class Findings:
     row_axis: int
     training: tuple[Runner, list[tuple[Clock, Clock]], list[Clocks]] | None = None
     rows: list[Proof] = field(default_factory=list)
+    mixing: bool = False
 
     def of_hits(self, hits: list[tuple[Hit, str]], proofs: list[Proof]) -> tuple[Finding, ...]:
         """Return a finding for each hit and each independent place where it enters."""
         found: list[Finding] = []
+        self.mixing = any(method == "rows" for _, method in hits)
         for i, (hit, method) in enumerate(hits):
             origins = self._origins(hit, method) if i < LOCATED else []
             if not origins and method == "replacement":
@@ -78,8 +81,7 @@ class Findings:
             for origin in _or_none(origins):
                 placed = _at(base, origin)
                 found.append(self._named(placed, proofs, past=past))
-        order = {id(f): i for i, f in enumerate(found)}
-        return tuple(sorted(found, key=lambda f: (f.input.count(","), -f.effect, order[id(f)])))
+        return tuple(sorted(found, key=_weight))
 
     def of_proofs(self, proofs: list[Proof]) -> tuple[Finding, ...]:
         """Return what tracking could not exclude."""
@@ -120,6 +122,8 @@ class Findings:
         clocks = next((c for c in self.clocks if hit.output in c.needed), None)
         if clocks is None or method not in {"replacement", "rows", "replay"}:
             return ()
+        if any(hit.before[n].shape != x.shape for n, x in self.inputs.items()):
+            return ()
         try:
             with self.runner.held(hit.setting) as run:
                 was = run(hit.before)
@@ -152,6 +156,21 @@ class Findings:
         with self.runner.held(hit.setting) as run:
             return moved(run(changed), run(self.inputs), after) is not None
 
+    def _to_the_end(self, path: str, proofs: list[Proof]) -> int:
+        """Return how many moments of the first half reach the last one, of all that is needed."""
+        clocks = next((c for c in self.clocks if path in c.needed), None)
+        if clocks is None or not len(clocks.ticks):
+            return 0
+        due, last = clocks.needed[path], int(clocks.ticks.max())
+        early = due <= clocks.ticks[len(clocks.ticks) // 2]
+        found = [
+            int(due[early & (proof.labels[path] >= last)].unique().numel())
+            for proof in proofs
+            if path in proof.labels and proof.labels[path].shape == due.shape
+        ]
+        known = max((int(x.max()) for x in clocks.available.values() if x.numel()), default=last)
+        return max(found, default=0) if known <= last else 0
+
     def _named(self, finding: Finding, proofs: list[Proof], *, past: bool | None) -> Finding:
         """Name a known mistake."""
         excess = [e for proof in proofs for e in proof.excess if e.path == finding.output]
@@ -166,9 +185,17 @@ class Findings:
             moments=len(ticks),
             whole=bool(known) and widest >= max(known) - first,
             past_matters=past,
+            to_the_end=self._to_the_end(finding.output, proofs),
+            rows_mix=self.mixing if row_count(self.inputs, self.row_axis) > 1 else None,
         )
         pattern, repair = named(evidence)
         return replace(finding, pattern=pattern, repair=repair)
+
+
+def _weight(finding: Finding) -> tuple[bool, bool, int, float]:
+    """Order findings: those along time first, those with a place, the largest effect."""
+    apart = finding.method != "replacement"
+    return apart, not finding.op, finding.input.count(","), -finding.effect
 
 
 def _escaped(hit: Hit, proofs: list[Proof]) -> list[Origin]:

@@ -19,6 +19,8 @@ class Evidence:
         moments: how many there are.
         whole: whether an affected output reaches the last moment of all.
         past_matters: whether anything earlier moves the outputs; None where not measured.
+        to_the_end: how many moments of the first half reach the last moment of all.
+        rows_mix: whether rows of the batch move each other; None where there is one row.
     """
 
     finding: Finding
@@ -27,22 +29,15 @@ class Evidence:
     moments: int
     whole: bool
     past_matters: bool | None
+    to_the_end: int = 0
+    rows_mix: bool | None = None
 
 
 Test = Callable[[Evidence], bool]
 
 SOFTMAX = ("_softmax", "_safe_softmax", "_scaled_dot_product", "masked_fill", "bmm", "baddbmm")
-RANKING = (
-    "topk",
-    "sort",
-    "argsort",
-    "kthvalue",
-    "median",
-    "argmax",
-    "max",
-    "unique",
-    "searchsorted",
-)
+RANKING = ("topk", "sort", "argsort", "kthvalue", "argmax", "argmin")
+NORMS = ("native_layer_norm", "native_group_norm", "native_batch_norm", "_native_batch_norm")
 STATISTICS = ("mean", "var", "std", "norm", "amax", "amin", "aminmax", "sum", "logsumexp", "median")
 
 
@@ -56,6 +51,24 @@ def _class(*names: str) -> Test:
 
 def _all(*tests: Test) -> Test:
     return lambda e: all(test(e) for test in tests)
+
+
+def _batch_norm(e: Evidence) -> bool:
+    """Return whether statistics are those of the batch, not of a row as in instance norms."""
+    kernel = _op("native_batch_norm", "_native_batch_norm", "batch_norm")(e)
+    return _class("BatchNorm")(e) or (kernel and e.rows_mix is not False)
+
+
+def _wraps(e: Evidence) -> bool:
+    """Return whether few outputs, those at the beginning, reach the end of the window."""
+    return 0 < e.to_the_end <= e.moments / 4 and e.finding.ticks < e.moments
+
+
+def _normalises(e: Evidence) -> bool:
+    """Return whether a statistic is subtracted or divided by on the way to the output."""
+    ops = [link.op for link in e.finding.chain]
+    after = ops[ops.index(e.finding.op) :] if e.finding.op in ops else []
+    return _op("native_")(e) or bool({"sub", "rsub", "div", "sub_", "div_"} & set(after))
 
 
 def _off_by_one(e: Evidence) -> bool:
@@ -73,6 +86,11 @@ KNOWN: tuple[tuple[str, str, Test], ...] = (
         lambda e: e.finding.input == "another row",
     ),
     (
+        "padding is read",
+        "mask what is not real wherever steps are drawn together, and keep states as they were",
+        lambda e: e.finding.method == "padding",
+    ),
+    (
         "state kept between calls",
         "start every call from a fresh state, or take and return the state as an argument",
         lambda e: e.finding.method == "replay",
@@ -85,30 +103,33 @@ KNOWN: tuple[tuple[str, str, Test], ...] = (
     (
         "circular padding",
         "pad with zeros on the left only",
-        lambda e: getattr(e.part, "padding_mode", "") == "circular",
+        lambda e: (
+            getattr(e.part, "padding_mode", "") == "circular"
+            or (_op("convolution", "_convolution")(e) and _wraps(e))
+        ),
     ),
     (
         "padding reaches ahead",
         "pad by dilation * (kernel - 1) on the left and by nothing on the right",
-        _op("convolution", "_convolution", "reflection_pad", "replication_pad"),
+        _all(
+            _op("convolution", "_convolution", "reflection_pad", "replication_pad"),
+            lambda e: e.to_the_end <= e.moments / 4,
+        ),
     ),
     (
         "batch statistics over time",
         "normalise each step by itself (LayerNorm over channels), or by statistics up to it",
-        lambda e: (
-            _op("native_batch_norm", "_native_batch_norm", "batch_norm")(e)
-            or _class("BatchNorm")(e)
-        ),
+        _batch_norm,
     ),
     (
-        "pooling window reaches ahead",
+        "pooling window reaches t+{ticks}",
         "pool over the last steps: pad on the left by the window's length less one",
         _op("max_pool", "avg_pool", "adaptive_", "_adaptive"),
     ),
     (
         "selection ranked across time",
         "let each step choose by itself, or compare with a threshold fixed in advance",
-        _op(*RANKING[:4]),
+        _op(*RANKING),
     ),
     (
         "all-masked row becomes uniform",
@@ -144,7 +165,12 @@ KNOWN: tuple[tuple[str, str, Test], ...] = (
     (
         "normalised over the whole window",
         "take the statistic over the context, or running up to each step",
-        _all(_op(*STATISTICS, "native_layer_norm", "native_group_norm"), lambda e: e.whole),
+        _all(_op(*STATISTICS, *NORMS), _normalises, lambda e: e.whole),
+    ),
+    (
+        "statistic of the whole window",
+        "take the statistic over the context, or running up to each step",
+        _all(_op(*STATISTICS), lambda e: e.whole),
     ),
     (
         "runs backwards in time",
@@ -158,5 +184,5 @@ def named(evidence: Evidence) -> tuple[str, str]:
     """Return the name of a known mistake and its repair; both empty where nothing is recognised."""
     for pattern, repair, test in KNOWN:
         if test(evidence):
-            return pattern, repair
+            return pattern.format(ticks=evidence.finding.ticks), repair
     return "", ""

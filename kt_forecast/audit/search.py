@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from kt_forecast.audit.replacing import Clocks, Moved, is_rounding, kinds, moved, replaced
+from kt_forecast.audit.replacing import (
+    Clocks,
+    Moved,
+    change_of,
+    is_rounding,
+    kinds,
+    moved,
+    replaced,
+)
 from kt_forecast.audit.running import COARSE_PATHS, Outputs, Runner, Setting
 
 Run = Callable[[dict[str, Tensor]], Outputs]
@@ -185,6 +193,7 @@ class Search:
         later = later[later > hit.moment]
         stays = {p: due <= hit.moment for p, due in self.clocks.needed.items()}
         low, high = 0, len(later) - 1
+        earliest = int(self.clocks.needed[hit.output][hit.place])
         try:
             with self.runner.held(hit.setting) as run:
                 base = run(hit.before)
@@ -199,12 +208,22 @@ class Search:
                     found = moved(after, base, stays)
                     if found is not None and found.effect > 1e-3 * hit.effect:
                         low = middle
+                        earliest = self._earliest(after, base, stays, 1e-3 * hit.effect)
                     else:
                         high = middle - 1
         except Exception:  # noqa: BLE001 - the hit stands, its reach is not narrowed down
             low = 0
-        moved_at = self.clocks.needed[hit.output][hit.place]
-        return replace(hit, ticks=int(later[low] - moved_at))
+        return replace(hit, ticks=int(later[low]) - earliest)
+
+    def _earliest(
+        self, after: Outputs, base: Outputs, stays: dict[str, Tensor], least: float
+    ) -> int:
+        """Return the earliest moment at which more than so much has moved."""
+        found = []
+        for path, where in stays.items():
+            due = self.clocks.needed[path][where & (change_of(after[path], base[path]) > least)]
+            found += [int(due.min())] if due.numel() else []
+        return min(found)
 
 
 def repeatable(runner: Runner, hit: Hit) -> bool:

@@ -177,7 +177,7 @@ def test_rows_that_see_each_other_leak():
     [
         (nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"), "circular padding"),
         (nn.Conv1d(4, 4, 3, padding=1), "padding reaches ahead"),
-        (nn.MaxPool1d(3, 1, 1), "pooling window reaches ahead"),
+        (nn.MaxPool1d(3, 1, 1), "pooling window reaches t+1"),
         (nn.BatchNorm1d(4), "batch statistics over time"),
     ],
 )
