@@ -19,7 +19,7 @@ from kt_forecast.audit.running import EVALUATION, TRAINING
 LIBRARY = "transformers"
 ROWS, STEPS, WORDS = 2, 19, 41
 
-PROVED = "leakage.md, abstract run on real modules"
+PROVED = "survey of leaks, abstract run on real modules"
 
 
 def version() -> str:
@@ -285,7 +285,7 @@ CASES = (
         "Doge",
         "DogeForCausalLM",
         "DogeConfig",
-        source="leakage.md; transformers 48748 mended",
+        source="survey of leaks; transformers 48748 mended",
         keep_window_size=5,
     ),
     lm("Mamba", "MambaForCausalLM", "MambaConfig", source=PROVED, state_size=4),
@@ -306,7 +306,7 @@ CASES = (
         "Zamba 2",
         "Zamba2ForCausalLM",
         "Zamba2Config",
-        source="leakage.md; transformers 47475 mended",
+        source="survey of leaks; transformers 47475 mended",
         mamba_d_state=4,
         mamba_ngroups=1,
         n_mamba_heads=4,
@@ -319,7 +319,7 @@ CASES = (
         "Nemotron-H",
         "NemotronHForCausalLM",
         "NemotronHConfig",
-        source="leakage.md; transformers 47246 mended",
+        source="survey of leaks; transformers 47246 mended",
         layers_block_type=["mamba", "attention"],
         ssm_state_size=4,
         mamba_num_heads=4,
@@ -385,7 +385,7 @@ CASES = (
         "ReformerModelWithLMHead",
         "ReformerConfig",
         LEAK,
-        "leakage.md, routing by sorting; reading: a chunk depends on the ranks of later words",
+        "survey of leaks, routing by sorting; reading: a chunk depends on the ranks of later words",
         attn_layers=["lsh"],
         is_decoder=True,
         attention_head_size=8,
@@ -423,7 +423,7 @@ CASES = (
         "BigBirdForCausalLM",
         "BigBirdConfig",
         attention="eager",
-        source="leakage.md; leaking in 5.10, mended since",
+        source="survey of leaks; leaking in 5.10, mended since",
         is_decoder=True,
         attention_type="original_full",
     ),
@@ -432,7 +432,7 @@ CASES = (
         "RoFormerForCausalLM",
         "RoFormerConfig",
         attention="eager",
-        source="leakage.md; transformers 48745, mended since",
+        source="survey of leaks; transformers 48745, mended since",
         is_decoder=True,
         embedding_size=16,
     ),
@@ -441,7 +441,7 @@ CASES = (
         "RemBertForCausalLM",
         "RemBertConfig",
         attention="eager",
-        source="leakage.md; leaking in 5.10, mended since",
+        source="survey of leaks; leaking in 5.10, mended since",
         is_decoder=True,
         input_embedding_size=16,
         output_embedding_size=16,
@@ -451,7 +451,7 @@ CASES = (
         "MegatronBertForCausalLM",
         "MegatronBertConfig",
         attention="eager",
-        source="leakage.md; leaking in 5.10, mended since",
+        source="survey of leaks; leaking in 5.10, mended since",
         is_decoder=True,
     ),
     lm("BERT decoder", "BertLMHeadModel", "BertConfig", source=PROVED, is_decoder=True),

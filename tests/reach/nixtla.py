@@ -145,7 +145,7 @@ SMALL = {"hidden_size": 8}
 BOTH = (EVALUATION, TRAINING)
 APART = (EVALUATION,)
 
-MEAN = "TSLib's FFT_for_Period, whose period is that of the mean over the batch; leakage.md"
+MEAN = "TSLib's FFT_for_Period, whose period is that of the mean over the batch; survey of leaks"
 
 
 def one(

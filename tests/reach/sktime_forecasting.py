@@ -116,7 +116,7 @@ CASES = (
         taught=True,
         hidden_size=8,
         label="DeepAR, fed its targets",
-        source="leakage.md: its issue 182, mended since",
+        source="survey of leaks: its issue 182, mended since",
     ),
     case(
         "RecurrentNetwork",

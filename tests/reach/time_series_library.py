@@ -133,8 +133,8 @@ def last(out: Any) -> Tensor:
 
 APART = (EVALUATION,)
 BATCH_NORM = "batch normalisation over rows in training"
-SPECTRUM = "leakage.md: periods from the mean spectrum of the batch, by way of numpy"
-SLOTS = "leakage.md, M63: the target in the decoder's slots"
+SPECTRUM = "survey of leaks: periods from the mean spectrum of the batch, by way of numpy"
+SLOTS = "survey of leaks, M63: the target in the decoder's slots"
 
 
 def case(
