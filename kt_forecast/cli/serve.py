@@ -68,6 +68,11 @@ def serve(
     Examples:
       kt-forecast serve demo
       kt-forecast serve tracer@champion --store postgresql://user@host/database --api-key-file keys
+
+    \f
+
+    Raises:
+        InputError: the model may not be served, or what serving needs is not installed.
     """
     try:
         import fastapi  # noqa: F401

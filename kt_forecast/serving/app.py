@@ -29,7 +29,9 @@ KEY = "Idempotency-Key"
 
 Told = TypeVar("Told", bound=wire.Wire)
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
+Refusals = dict[int | str, dict[str, Any]]
+
+REFUSALS: Refusals = {
     400: {"model": wire.Refusal, "description": "The body is not JSON."},
     401: {"model": wire.Refusal, "description": "The API key is missing or not known."},
     409: {"model": wire.Refusal, "description": "The request contradicts what is known."},
@@ -234,7 +236,7 @@ def _add_common(app: FastAPI, service: Service, metrics: Metrics) -> None:
         text, headers = render(facts, tracing=facts["task"] == TRACING)
         return HTMLResponse(text, headers=headers)
 
-    refusals = {s: REFUSALS[s] for s in (401, 429)}
+    refusals: Refusals = {s: REFUSALS[s] for s in (401, 429)}
 
     @app.get("/v1/model", tags=["service"], responses=refusals)
     async def model() -> wire.Model:

@@ -5,10 +5,18 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response
 
-from kt_forecast.errors import InputError
 from kt_forecast.serving import wire
-from kt_forecast.serving.app import REFUSALS, digest, documented, key_of, refuse_many, said, told
-from kt_forecast.serving.forecasting import Ask, Observation, Said, Take, reads_known
+from kt_forecast.serving.app import (
+    REFUSALS,
+    Refusals,
+    digest,
+    documented,
+    key_of,
+    refuse_many,
+    said,
+    told,
+)
+from kt_forecast.serving.forecasting import Ask, Observation, Said, Take
 from kt_forecast.serving.service import Service
 from kt_forecast.serving.store import Append
 
@@ -37,17 +45,12 @@ def add(app: FastAPI, service: Service) -> None:
         body, key = await told(request, wire.Observations), key_of(request)
         refuse_many(len(body.observations), most, "observations")
         voice = service.voice
-        values = []
-        for place, one in enumerate(body.observations):
-            facts = body.static if place == 0 else {}
-            value = Observation(voice.stamp(one.ds), one.y, one.covariates, facts)
-            voice.refuse(value)
-            values.append(value)
+        values = voice.values(body)
         events = tuple(value.event() for value in values)
         hashed = "" if key is None else digest(body.series, [[e.time, e.body] for e in events])
         done: Said = await service.append(
             Append(body.series, events, key, hashed),
-            lambda ticket, appended: Take(ticket, body.series, appended, tuple(values)),
+            lambda ticket, appended: Take(ticket, body.series, appended, values),
         )
         assert done.appended is not None  # noqa: S101
         return said(
@@ -68,33 +71,16 @@ def add(app: FastAPI, service: Service) -> None:
         openapi_extra=documented(wire.ForecastAsked),
     )
     async def forecast(request: Request) -> Response:
-        """Forecast the steps after a series' last value, with calibrated intervals.
-
-        Raises:
-            InputError: a step ahead or an interval is not to be had.
-        """
+        """Forecast the steps after a series' last value, with calibrated intervals."""
         body = await told(request, wire.ForecastAsked)
         voice = service.voice
-        horizon = voice.fitted.horizon
-        if body.future and len(body.future) != horizon:
-            raise InputError(f"future holds {len(body.future)} steps; accepted are all {horizon}")
-        if reads_known(voice.fitted) and not body.future:
-            names = ", ".join(voice.fitted.scale.future_names)
-            raise InputError(
-                f"the model reads {names} of the steps ahead; accepted is future with {horizon}"
-                " steps that hold them"
-            )
+        voice.refuse_future(len(body.future))
         levels = tuple(body.levels) if body.levels is not None else voice.levels
-        for level in levels:
-            if level not in voice.levels:
-                known = ", ".join(f"{one:g}" for one in voice.levels) or "none"
-                raise InputError(
-                    f"the interval of {level:g} % was not calibrated; accepted are {known}"
-                )
+        voice.refuse_levels(levels)
         done: Said = await service.ask(lambda ticket: Ask(ticket, body.series, tuple(body.future)))
         return said(_forecast(service, body.series, levels, done))
 
-    reading = {s: REFUSALS[s] for s in (401, 422, 429, 503)}
+    reading: Refusals = {s: REFUSALS[s] for s in (401, 422, 429, 503)}
 
     @app.get("/v1/series", tags=["series"], response_model=wire.Streams, responses=reading)
     async def series(

@@ -7,7 +7,16 @@ from fastapi import FastAPI, Path, Query, Request, Response
 
 from kt_forecast.errors import InputError
 from kt_forecast.serving import wire
-from kt_forecast.serving.app import REFUSALS, digest, documented, key_of, refuse_many, said, told
+from kt_forecast.serving.app import (
+    REFUSALS,
+    Refusals,
+    digest,
+    documented,
+    key_of,
+    refuse_many,
+    said,
+    told,
+)
 from kt_forecast.serving.service import Service
 from kt_forecast.serving.store import Append
 from kt_forecast.serving.tracing import Answer, Ask, Asked, Look, Said, Seen, Take
@@ -34,6 +43,9 @@ def add(app: FastAPI, service: Service) -> None:
         `Idempotency-Key` appends nothing and is answered as before; the same key with another body
         is a conflict. Answers of equal time are one event, whose questions see none of each
         other's responses; an answer before the last one's time is a conflict.
+
+        Raises:
+            InputError: the request is too long, or lacks what the model reads.
         """
         body, key = await told(request, wire.Interactions), key_of(request)
         refuse_many(len(body.answers), most, "answers")
@@ -50,9 +62,9 @@ def add(app: FastAPI, service: Service) -> None:
         asked = _next(answers[-1]) if body.next is None else _asked(body.next)
         events = tuple(answer.event() for answer in answers)
         name = body.student
-        request = Append(name, events, key, "" if key is None else _digest(name, events, body))
+        append = Append(name, events, key, "" if key is None else _digest(name, events, body))
         done: Said = await service.append(
-            request, lambda ticket, appended: Take(ticket, name, appended, answers, asked)
+            append, lambda ticket, appended: Take(ticket, name, appended, answers, asked)
         )
         reply = _predictions(service, name, asked, done)
         assert done.appended is not None  # noqa: S101
@@ -74,7 +86,7 @@ def add(app: FastAPI, service: Service) -> None:
         done: Said = await service.ask(lambda ticket: Ask(ticket, body.student, asked))
         return said(_predictions(service, body.student, asked, done))
 
-    reading = {s: REFUSALS[s] for s in (401, 422, 429, 503)}
+    reading: Refusals = {s: REFUSALS[s] for s in (401, 422, 429, 503)}
 
     @app.get(
         "/v1/students/{student:path}/mastery",
@@ -88,7 +100,7 @@ def add(app: FastAPI, service: Service) -> None:
             list[wire.Name],
             Query(description="Concepts to tell of; by default those of the answers looked at."),
         ] = [],  # noqa: B006 - FastAPI copies it
-        every: Annotated[
+        every: Annotated[  # noqa: FBT002 - a flag of the address
             bool, Query(description="Tell of every concept that the model knows.")
         ] = False,
         last: Annotated[

@@ -21,6 +21,7 @@ from kt_forecast.data.series.table import Frequency, SeriesTable
 from kt_forecast.errors import InputError
 from kt_forecast.forecaster.fitting import READS_KNOWN, Ahead, Fitted
 from kt_forecast.metrics.forecasting import ends, intervals_in, place_of
+from kt_forecast.serving import wire
 from kt_forecast.serving.store import Appended, Event, Store
 from kt_forecast.serving.threads import Ticket, log, settle
 
@@ -194,6 +195,49 @@ class Voice:
         days = frequency.kind != "duration" or frequency.step % DAY == 0
         return text.removesuffix("T00:00:00") if days else text
 
+    def values(self, body: wire.Observations) -> tuple[Observation, ...]:
+        """Return the values of a request.
+
+        Raises:
+            InputError: one cannot be used.
+        """
+        found = []
+        for place, one in enumerate(body.observations):
+            facts = body.static if place == 0 else {}
+            value = Observation(self.stamp(one.ds), one.y, one.covariates, facts)
+            self.refuse(value)
+            found.append(value)
+        return tuple(found)
+
+    def refuse_future(self, count: int) -> None:
+        """Refuse steps ahead that are not all, or are missing and read.
+
+        Raises:
+            InputError: they are.
+        """
+        fitted = self.fitted
+        if count and count != fitted.horizon:
+            raise InputError(f"future holds {count} steps; accepted are all {fitted.horizon}")
+        names = fitted.scale.future_names
+        if not count and names and fitted.facts.get(READS_KNOWN):
+            raise InputError(
+                f"the model reads {', '.join(names)} of the steps ahead; accepted is future with"
+                f" {fitted.horizon} steps that hold them"
+            )
+
+    def refuse_levels(self, levels: Sequence[float]) -> None:
+        """Refuse intervals that were not calibrated.
+
+        Raises:
+            InputError: one was not.
+        """
+        for level in levels:
+            if level not in self.levels:
+                known = ", ".join(f"{one:g}" for one in self.levels) or "none"
+                raise InputError(
+                    f"the interval of {level:g} % was not calibrated; accepted are {known}"
+                )
+
     def refuse(self, value: Observation) -> None:
         """Refuse a value that lacks what the model reads.
 
@@ -205,11 +249,10 @@ class Voice:
         for name in wanted:
             if name not in value.covariates:
                 raise InputError(f"covariates lack {name!r}, which the model reads")
+        known = ", ".join(wanted) or "none"
         for name in value.covariates:
             if name not in wanted:
-                raise InputError(
-                    f"the covariate {name!r} is not known; accepted are {', '.join(wanted) or 'none'}"
-                )
+                raise InputError(f"the covariate {name!r} is not known; accepted are {known}")
         if value.y is None and self.gaps == "refuse":
             raise InputError(
                 "y is missing, and the model was trained on series without gaps; accepted are"
@@ -342,6 +385,8 @@ class Series:
             self._live[name] = one
             self.rebuilt += 1
         self._live.move_to_end(name)
+        # One that was asked for before its first value has a stream from then on.
+        one.stream = stream if one.stream is None else one.stream
         fresh = one.seq == 0 and until is None
         if one.stream is not None and (fresh or (until is not None and one.seq < until)):
             for event in self._store.events(one.stream, one.seq, until):
@@ -556,7 +601,7 @@ class Series:
             one.seq,
             stamps=stamps,
             point=tuple(found.point[i].tolist()),
-            intervals=intervals,  # type: ignore[arg-type]
+            intervals=intervals,
             notes=notes,
         )
 
@@ -569,11 +614,6 @@ _SHOWN = 1000
 
 _ROUNDING, _TINY = 1e-12, 1e-300
 """As series are measured that train: a spread within the rounding of the mean is none."""
-
-
-def reads_known(fitted: Fitted) -> bool:
-    """Return whether a forecast needs what is known of the steps ahead."""
-    return bool(fitted.scale.future_names) and bool(fitted.facts.get(READS_KNOWN))
 
 
 def _last(frequency: Frequency, one: Followed) -> int:

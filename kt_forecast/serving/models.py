@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from kt_forecast.errors import InputError
-from kt_forecast.experiment.running import inside
-from kt_forecast.experiment.stored import MODEL, find
 from kt_forecast.forecaster import is_saved
 from kt_forecast.forecaster.fitting import MODEL_FILE as FORECASTER_FILE
 from kt_forecast.forecaster.fitting import Fitted as FittedForecaster
@@ -82,6 +80,9 @@ class Origin:
         if not self.is_registered:
             folder = Path(self.wanted)
             if not (is_saved(folder) or (folder / TRACER_FILE).is_file()):
+                from kt_forecast.experiment.running import inside
+                from kt_forecast.experiment.stored import MODEL, find
+
                 folder = Path(inside(find(self.wanted, self.runs), MODEL))
             return self._allowed(self._read(folder))
         version = registered(self.wanted, self.runs)

@@ -93,7 +93,7 @@ class Row:
     """One row of a pass.
 
     Attributes:
-        kept: what is known of the student; unchanged by the pass.
+        kept: what is known of the student; a row without a query uses it up.
         steps: answers that follow.
         query: a question put after them, whose probability is wanted; None where the state after
             them is.
@@ -380,7 +380,8 @@ def _tallies(
     rows: Sequence[Row], keys: list[dict[str, dict[int, int]]], device: torch.device
 ) -> tuple[Tally, Tally]:
     """Return the rows' counts before the open event, and with it."""
-    closed, everything = {}, {}
+    closed: dict[str, Ledger] = {}
+    everything: dict[str, Ledger] = {}
     for kind, newest in KEPT.items():
         room = 1 + max(len(of[kind]) for of in keys)
         nothing = (0.0,) * (OUTCOMES + newest)
@@ -404,10 +405,10 @@ def _count(
     keys: dict[str, dict[int, int]],
     tables: dict[str, tuple[list[list[float]], list[list[float]]]],
 ) -> None:
-    """Put the counts after a pass into what is kept of a row."""
+    """Put the counts after a pass into what is kept of a row, in place: a copy would grow."""
     opened = kept.event != row.kept.event
-    kept.counts = {kind: dict(part) for kind, part in kept.counts.items()}
-    kept.before = {kind: {} if opened else dict(part) for kind, part in kept.before.items()}
+    if opened:
+        kept.before = _none_counted()
     for kind, (was, now) in tables.items():
         for key, place in keys[kind].items():
             before, after = tuple(was[place]), tuple(now[place])

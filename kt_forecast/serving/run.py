@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 
 from kt_forecast.errors import InputError
@@ -18,9 +17,6 @@ KEYS = "KT_FORECAST_API_KEYS"
 
 DRAIN = 30
 """Seconds that requests under way have to end after the signal to stop."""
-
-SWITCH = 0.0005
-"""Seconds until a thread that waits for its turn gets it: the model's must not wait for long."""
 
 
 def serve(
@@ -44,7 +40,6 @@ def serve(
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     torch.set_num_threads(threads)
-    sys.setswitchinterval(SWITCH)
     service = Service(origin, store_url, settings)
     _say(service, host, port)
     # What was loaded stays: looking through it again and again would only take time.

@@ -320,7 +320,10 @@ class Students:
         if quick:
             try:
                 found = self._answered(quick)
-            except Exception:  # noqa: BLE001 - one job must not take the others with it
+            except Exception:  # noqa: BLE001 - said to each who asked
+                # One job must not take the others with it; what it left half done is read again.
+                for job in quick:
+                    self._live.pop(job.name, None)
                 found = [pair for job in quick for pair in self._alone(job)]
             settle(found)
             self._evict()
@@ -420,9 +423,11 @@ class Students:
         for name in wanted:
             if name in self._live:
                 self._live.move_to_end(name)
+                # One who was asked before the first answer has a stream from then on.
+                self._live[name].stream = streams.get(name, self._live[name].stream)
             else:
                 missing.append(name)
-        behind = [
+        behind: list[tuple[Live, int | None]] = [
             (self._live[name], until)
             for name, until in wanted.items()
             if name in self._live and until is not None and self._live[name].kept.seq < until
@@ -443,14 +448,14 @@ class Students:
         tails = self._store.tails(known, self.voice.version) if known else {}
         for name, live in found.items():
             if live.stream in tails:
-                seq, data = tails[live.stream]
+                seq, data = tails[live.stream or 0]
                 live.kept, live.stored = memory.read(data), seq
                 self.loaded += 1
             behind.append((live, wanted[name]))
-        late = [(live, until) for live, until in behind if live.stream is not None]
+        late = [one for one in behind if one[0].stream is not None]
         states = self._rebuilt([(live.stream or 0, live.kept, until) for live, until in late])
-        for (live, _), state in zip(late, states, strict=True):
-            live.kept = state
+        for one, state in zip(late, states, strict=True):
+            one[0].kept = state
         self._live.update(found)
 
     def _rebuilt(self, wanted: Sequence[tuple[int, Any, int | None]]) -> list[Any]:

@@ -53,7 +53,9 @@ async def _client(
                     "response": some.randrange(2),
                 }
             ],
-            "next": [{"question": str(some.randrange(1000)), "concepts": [str(some.randrange(50))]}],
+            "next": [
+                {"question": str(some.randrange(1000)), "concepts": [str(some.randrange(50))]}
+            ],
         }
         began = time.perf_counter()
         status, _ = await client.insist("/v1/interactions", body, key, time.monotonic() + PATIENCE)
@@ -63,7 +65,9 @@ async def _client(
     client.close()
 
 
-async def _load(port: int, part: str, clients: int, answers: int, students: int, named: bool) -> dict:
+async def _load(
+    port: int, part: str, clients: int, answers: int, students: int, named: bool
+) -> dict:
     """Post from several clients at once; return what it took and what was acknowledged."""
     latency: list[float] = []
     acked: list[str] = []

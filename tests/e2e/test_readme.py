@@ -35,6 +35,7 @@ def test_the_readme_shows_every_command():
         "promote",
         "report",
         "runs",
+        "serve",
         "study",
         "train",
         "tune",

@@ -94,7 +94,11 @@ class Client:
             raise ConnectionError("the connection broke") from None
 
     async def insist(self, path: str, body: dict, key: str, until: float) -> tuple[int, dict]:
-        """Send a request again and again until it is answered."""
+        """Send a request again and again until it is answered.
+
+        Raises:
+            TimeoutError: it is not.
+        """
         while True:
             try:
                 status, reply = await self.post(path, body, key)

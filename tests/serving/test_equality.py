@@ -6,7 +6,6 @@ import random
 import polars as pl
 import pytest
 
-
 STUDENTS, ANSWERS, HALF = 5, 16, 8
 CLOSE = 1e-5
 

@@ -10,7 +10,7 @@ import pytest
 from kt_forecast import Forecaster
 
 CLOSE = 1e-5
-BEGIN = datetime(2023, 1, 1)  # noqa: DTZ001
+BEGIN = datetime(2023, 1, 1)
 ROWS = 60
 
 
