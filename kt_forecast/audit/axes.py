@@ -1,6 +1,8 @@
 """Which axis is time? Found by varying the length, and said, never assumed in silence."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,10 @@ SHORTEST = 3
 
 NAMED_SIZES = ("chunk", "window", "patch", "block", "kernel", "dilat", "stride", "segment", "lag")
 """Parts of names of attributes that hold a number of steps."""
+
+
+CONFIGURATIONS = ("config", "configs", "cfg", "args", "hparams", "settings")
+"""Attributes that hold the settings a module was made with."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,14 @@ def find_axes(
     for candidate in (1, 2) if axis is None else (axis,):
         found = _shortened(runner, inputs, outputs, candidate)
         if found:
-            said = "declared" if axis is not None else "found by taking one step off"
+            said = "declared"
+            if axis is None and candidate == 2:
+                raise ContractError(
+                    f"time may be axis 2, whose length can be varied, or axis 1, whose length the "
+                    f"model fixes: inputs are {_shapes(inputs)}; accepted is causal(axis=...)"
+                )
+            if axis is None:
+                said = f"axis {candidate} was found by taking one step off; axis 0 holds rows"
             return Axes(_timed(inputs, candidate), found, said, varies=True)
     candidate = 1 if axis is None else axis
     timed = _timed(inputs, candidate)
@@ -104,13 +117,22 @@ def harvested(model: nn.Module) -> dict[str, int]:
     """Return numbers of steps that a model's attributes name: chunks, windows, patches."""
     found: dict[str, int] = {}
     for name, module in model.named_modules():
-        for key, value in vars(module).items():
+        for key, value in _attributes(module):
             for part in value if isinstance(value, tuple) else (value,):
                 named = any(word in key.lower() for word in NAMED_SIZES)
                 if named and type(part) is int and part > 1:
                     where = f"{name}.{key}" if name else key
                     found[where] = max(part, found.get(where, 0))
     return found
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield what a module is made with: attributes of its own, and those of its configuration."""
+    for key, value in vars(module).items():
+        yield key, value
+        if key in CONFIGURATIONS:
+            parts = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+            yield from ((f"{key}.{name}", part) for name, part in parts.items())
 
 
 def next_prime(n: int) -> int:
