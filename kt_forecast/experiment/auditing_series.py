@@ -23,7 +23,7 @@ from kt_forecast.forecaster import Fitted, fit_plan, fitting
 from kt_forecast.schema import DS, UNIQUE_ID, Y
 from kt_forecast.sequences.build_series import build
 from kt_forecast.sequences.series import SeriesSet
-from kt_forecast.sequences.windows import Origins, in_order, origins
+from kt_forecast.sequences.windows import Origins, gather, in_order, origins
 
 Ints = npt.NDArray[np.int64]
 
@@ -33,6 +33,9 @@ AHEAD = "values ahead"
 
 WINDOWS = 24
 """Training windows of a series, evenly spaced, whose features are compared."""
+
+PREDICTED = 96
+"""Rows of a series, evenly spaced, from which forecasts are made; the context is read at all."""
 
 NOISES = 6
 """Draws of noise that are forecast."""
@@ -98,19 +101,19 @@ class FewSeries:
         mixing, horizon, context = self.fitted.plan.mixing, self.fitted.horizon, self.fitted.context
         chosen = origins(measured, low, high, horizon=horizon, stride=stride, mixing=mixing)
         fixed = self.fitted.build(table)
+        shape = {"context": context, "horizon": horizon}
+        every = max(len(self.frame) // len(self.names) // PREDICTED, 1)
         parts = []
-        for own, told in zip(
-            in_order(measured, chosen, context=context, horizon=horizon),
-            in_order(fixed, chosen, context=context, horizon=horizon),
-            strict=True,
-        ):
-            _, row = chosen.at(own.place.numpy())
-            channel = own.series.numpy()
-            row = np.broadcast_to(row[:, None], channel.shape).ravel()
-            values, point = (
-                own.values.numpy(),
-                self.fitted.predict(told.to(self.fitted.device)).point.float().cpu().numpy(),
-            )
+        for own in in_order(measured, chosen, **shape):
+            numbers = own.place.numpy()
+            _, first = chosen.at(numbers)
+            channel, values = own.series.numpy(), own.values.numpy()
+            row = np.broadcast_to(first[:, None], channel.shape).ravel()
+            point = np.full((*channel.shape, horizon), np.nan, dtype=np.float32)
+            asked = first % every == 0
+            if asked.any():
+                batch = gather(fixed, chosen, numbers[asked], **shape).to(self.fitted.device)
+                point[asked] = self.fitted.predict(batch).point.float().cpu().numpy()
             past = own.past[..., :context, :].numpy()
             parts.append(
                 {
