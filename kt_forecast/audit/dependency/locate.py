@@ -85,6 +85,9 @@ DRAWS_TOGETHER = (
 BACK = "back from outside torch"
 """The operation by which values that have left torch come back."""
 
+JOINS = {"cat", "constant_pad_nd", "copy_", "copy"}
+"""Operations that may merely have put back a step that was left out before."""
+
 READ_BACK = "read back"
 """The operation, of no module, by which a tensor written in parts is read again."""
 
@@ -229,8 +232,20 @@ def origins(output: Shadow, allowed: Tensor, clocks: Clocks) -> list[Origin]:
     beyond_by_row = dict(needed_by_row)
     _join(beyond_by_row, clocks.own_by_row)
     wide = Judge(beyond, everywhere, rows, beyond_by_row)
-    judge = wide if wide.breaks(output) else Judge(needed, everywhere, rows, needed_by_row)
-    return _Search(judge, clocks).run(output)
+    breaks = bool(wide.breaks(output))
+    judge = wide if breaks else Judge(needed, everywhere, rows, needed_by_row)
+    search = _Search(judge, clocks)
+    found = search.run(output)
+    if not search.joins:
+        return found
+    shorter = _but_one(beyond if breaks else needed)
+    finer = Judge(shorter, everywhere, rows, beyond_by_row if breaks else needed_by_row)
+    return _Search(finer, clocks).run(output) or found
+
+
+def _but_one(clocks: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Return clocks for axes of one step less too: of all steps but the last, or but the first."""
+    return {n - 1: clock[1:] for n, clock in clocks.items() if n > 2} | clocks
 
 
 class Judge:
@@ -306,13 +321,18 @@ def _laid(clock: Tensor, axis: int, ndim: int) -> Tensor:
 
 
 class _Search:
-    """Walks back from an output along what depends on too much."""
+    """Walks back from an output along what depends on too much.
+
+    Attributes:
+        joins: whether an origin merely puts tensors beside each other.
+    """
 
     def __init__(self, judge: Judge, clocks: Clocks) -> None:
         self._judge = judge
         self._clocks = clocks
         self._visited: set[int] = set()
         self._found: list[Origin] = []
+        self.joins = False
 
     def run(self, output: Shadow) -> list[Origin]:
         """Return every origin that the output depends on."""
@@ -328,6 +348,7 @@ class _Search:
             if guilty:
                 pending += [(s, way) for s in guilty]
                 continue
+            self.joins |= node.op in JOINS
             self._found.append(self._origin(node, shadow, way))
         return sorted(self._found, key=lambda origin: -origin.moment)
 
