@@ -185,6 +185,9 @@ class _Audit:
     trials: int = 0
     rows_proved: set[str] = field(default_factory=set)
     whole: Whole | None = None
+    outputs: dict[str, Tensor] = field(init=False)
+    pairs: list[tuple[Clock, Clock]] = field(init=False)
+    clocks: list[Clocks] = field(init=False)
 
     def report(self, *, single: bool) -> Report:
         """Run all stages and return what came out."""
@@ -590,7 +593,8 @@ class _Audit:
             for setting in settings:
                 self.scope["back_ends"][str(setting)] = "skipped: a leak was found before"
             return "skipped", "a leak was found before"
-        trials, ran, failed = 0, 0, {}
+        trials, ran = 0, 0
+        failed: dict[str, str] = {}
         for clocks in self.clocks:
             if clocks.available and len(clocks.ticks):
                 search = Search(self.runner, self.inputs, clocks, self._generator())
@@ -616,12 +620,12 @@ class _Audit:
     def _lengths(self) -> tuple[str, str]:
         if not self.axes or not self.pairs[0][0]:
             return "skipped", "inputs have no common time axis"
-        fewer = max(self.inputs[name].shape[axis] for name, axis in self.axes.items())
-        steps, inputs, pair = fewer, self.inputs, self.pairs[0]
+        steps = max(self.inputs[name].shape[axis] for name, axis in self.axes.items())
+        inputs, pair = self.inputs, self.pairs[0]
         lengths = sorted({n for n in (2 + steps // 5, steps // 2, steps - 1) if 1 < n < steps})
         if self.whole is not None:
             steps, inputs, pair = self.whole.steps, self.whole.inputs, self.whole.pairs[0]
-            lengths = [fewer]
+            lengths = [steps - 1]
         setting = Setting(double=self.double)
         hits, ran, why = stages.other_lengths(
             self.runner, inputs, pair, self.axes, self.out_axes, lengths[::-1], setting

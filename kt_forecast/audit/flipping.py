@@ -153,7 +153,7 @@ def _train(model: nn.Module, call: Call, coins: Coins) -> None:
             if loss is None:
                 return
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         optimiser.step()
 
 
