@@ -106,6 +106,8 @@ def together(
         for one, deadline in zip(parts, work.deadlines, strict=True)
     ]
     with ExitStack() as held:
+        for viewer in viewers:
+            held.callback(viewer.close)
         started = [held.enter_context(_started(spec, number, workers)) for number in range(workers)]
         say(f"{workers} processes search; what they say goes to {folder}/worker-*.log")
         while any(process.poll() is None for process in started):

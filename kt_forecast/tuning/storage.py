@@ -3,19 +3,27 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import optuna
 from filelock import FileLock
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from kt_forecast.errors import InputError
 
 JOURNAL = "journal.log"
+PORT = 13000
+CONNECT_SECONDS = 10.0
+DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+"""What reaches a database for which SQLAlchemy would ask for an older driver."""
+
 ATTEMPTS, PAUSE_SECONDS = 8, 0.25
 """Several processes may make the tables of a new database at once, and all but one fail."""
 
@@ -40,6 +48,29 @@ def open_storage(where: str | Path | None) -> BaseStorage:
     return _database(text)
 
 
+@contextmanager
+def opened(where: str | Path | None) -> Iterator[BaseStorage]:
+    """Give a storage and let go of its connections afterwards.
+
+    Args:
+        where: see `open_storage`.
+    """
+    storage = open_storage(where)
+    try:
+        yield storage
+    finally:
+        close(storage)
+
+
+def close(storage: BaseStorage) -> None:
+    """Let go of the connections of a storage."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+    elif hasattr(storage, "close"):
+        storage.close()
+
+
 def said(where: str | Path) -> str:
     """Return where trials are kept without the password that a URL may hold."""
     text = str(where)
@@ -55,7 +86,9 @@ def _journal(path: Path) -> BaseStorage:
 def _database(url: str) -> BaseStorage:
     from sqlalchemy.exc import SQLAlchemyError
 
-    return _patiently(lambda: RDBStorage(url), (SQLAlchemyError,), url)
+    scheme, rest = url.split("://", 1)
+    driven = f"{DRIVERS.get(scheme, scheme)}://{rest}"
+    return _patiently(lambda: RDBStorage(driven), (SQLAlchemyError,), url)
 
 
 def _served(url: str) -> BaseStorage:
@@ -63,10 +96,12 @@ def _served(url: str) -> BaseStorage:
     logging.getLogger("grpc").setLevel(logging.ERROR)
 
     def connect() -> BaseStorage:
-        storage: Any = optuna.storages.GrpcStorageProxy(
-            host=parts.hostname or "localhost", port=parts.port or 13000
-        )
-        storage.wait_server_ready(timeout=10)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            storage: Any = optuna.storages.GrpcStorageProxy(
+                host=parts.hostname or "localhost", port=parts.port or PORT
+            )
+        storage.wait_server_ready(timeout=CONNECT_SECONDS)
         return storage
 
     try:

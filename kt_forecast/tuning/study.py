@@ -18,7 +18,7 @@ from kt_forecast.tuning.place import Budget, Phase, Place, View, final_name
 from kt_forecast.tuning.problem import Found, Problem
 from kt_forecast.tuning.settings import Search
 from kt_forecast.tuning.space import Sections, Space, space_of
-from kt_forecast.tuning.storage import open_storage
+from kt_forecast.tuning.storage import close, open_storage, opened
 
 FEWEST = 10
 """Completed trials below which nothing is said of the importance of fields."""
@@ -38,14 +38,14 @@ def search(problem: Problem, settings: Search, place: Place, budget: Budget) -> 
             stands cannot be trained.
     """
     space = _space(problem, settings)
-    storage = open_storage(place.storage)
-    desk = Desk(problem, settings, space, place, budget, storage)
-    desk.work(settings.trials, reserve=True)
-    _refuse_broken(desk)
-    final = _finals(desk, settings)
-    if final is not None:
-        final.work(len(final.slots()))
-    return _found(desk, settings)
+    with opened(place.storage) as storage:
+        desk = Desk(problem, settings, space, place, budget, storage)
+        desk.work(settings.trials, reserve=True)
+        _refuse_broken(desk)
+        final = _finals(desk, settings)
+        if final is not None:
+            final.work(len(final.slots()))
+        return _found(desk, settings)
 
 
 def best_of(problem: Problem, settings: Search, name: str = "") -> tuple[Found, Sections]:
@@ -96,9 +96,9 @@ def collect(problem: Problem, settings: Search, place: Place) -> Found:
     Raises:
         InputError: the storage cannot be opened.
     """
-    storage = open_storage(place.storage)
-    desk = Desk(problem, settings, _space(problem, settings), place, Budget(), storage)
-    return _found(desk, settings)
+    with opened(place.storage) as storage:
+        desk = Desk(problem, settings, _space(problem, settings), place, Budget(), storage)
+        return _found(desk, settings)
 
 
 class Viewer:
@@ -122,6 +122,10 @@ class Viewer:
         self._name = place.name
         self._deadline = deadline
         self._storage: BaseStorage = open_storage(place.storage)
+
+    def close(self) -> None:
+        """Let go of the storage."""
+        close(self._storage)
 
     def now(self) -> View | None:
         """Return how far it is; None where nobody has begun it."""

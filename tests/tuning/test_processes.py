@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -16,7 +17,9 @@ from tuning_toy import problem
 from kt_forecast.tuning import Found, Place, Search, collect, ledger
 from kt_forecast.tuning.frozen import seen
 from kt_forecast.tuning.ledger import Trial, Watch
-from kt_forecast.tuning.storage import open_storage
+from kt_forecast.tuning.storage import opened
+from tests.serving.clients import free_port
+from tests.serving.test_postgresql import server  # noqa: F401 - a fixture
 
 SECONDS = 90.0
 TRIALS = 10
@@ -46,16 +49,45 @@ def found_in(storage: str) -> Found:
 
 
 def every_trial(storage: str, name: str = "toy") -> list[Trial]:
-    return [
-        seen(t) for t in optuna.load_study(study_name=name, storage=open_storage(storage)).trials
-    ]
+    with opened(storage) as store:
+        study = optuna.load_study(study_name=name, storage=store)
+        return [seen(one) for one in study.trials]
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+SERVER = """
+import sys, optuna
+from kt_forecast.tuning.storage import open_storage
+optuna.storages.run_grpc_proxy_server(
+    open_storage(sys.argv[1]), host="localhost", port=int(sys.argv[2])
+)
+"""
+
+
+@pytest.fixture
+def storage(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    if kind == "grpc":
+        pytest.importorskip("grpc", reason="grpcio is not installed")
+        port = free_port()
+        command = [sys.executable, "-W", "ignore", "-c", SERVER, f"{tmp_path}/grpc.log", str(port)]
+        process = subprocess.Popen(command)
+        yield f"grpc://localhost:{port}"
+        process.kill()
+        process.wait(SECONDS)
+        return
+    if kind == "postgresql":
+        url, _ = request.getfixturevalue("server")
+        yield url
+        return
+    yield f"{tmp_path}/journal.log" if kind == "journal" else f"sqlite:///{tmp_path}/study.db"
+
+
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("sqlite", "grpc", "postgresql")]
+
+
+@pytest.mark.parametrize("kind", ["journal", *SLOW])
 def test_a_process_is_killed_in_a_trial_and_nothing_is_lost_or_counted_twice(
-    tmp_path: Path, kind: str
+    tmp_path: Path, storage: str
 ) -> None:
-    storage = f"{tmp_path}/journal.log" if kind == "journal" else f"sqlite:///{tmp_path}/study.db"
     victim = started(tmp_path, storage, hang=2)
     until(lambda: list(tmp_path.glob("hangs-*")), tmp_path)
     others = [started(tmp_path, storage) for _ in range(2)]
