@@ -137,12 +137,12 @@ def courses(hit: Hit, clocks: Clocks, was: Outputs, now: Outputs) -> tuple[Cours
             place = _widest(change)
         found.append(_course(name, known, before, after, place, is_input=True))
     due = clocks.needed.get(hit.output)
-    before, after = was.get(hit.output), now.get(hit.output)
-    if due is None or before is None or after is None or before.shape != due.shape:
+    first, second = was.get(hit.output), now.get(hit.output)
+    if due is None or first is None or second is None:
         return tuple(found)
-    if after.shape != before.shape:
+    if first.shape != due.shape or second.shape != due.shape:
         return tuple(found)
-    return (*found, _course(hit.output, due, before, after, hit.place, is_input=False))
+    return (*found, _course(hit.output, due, first, second, hit.place, is_input=False))
 
 
 def _widest(change: Tensor) -> tuple[int, ...]:
