@@ -317,7 +317,8 @@ def _bare(state: TracerState) -> TracerState:
 
 
 def _first(tensor: Tensor, axis: int | None) -> Tensor:
-    return tensor.clone() if axis is None else tensor.movedim(axis, 0).clone()
+    moved = tensor if axis is None else tensor.movedim(axis, 0)
+    return moved.clone().cpu()
 
 
 def _batch(rows: Sequence[Row], n_extras: int) -> tuple[Batch, Tensor]:
