@@ -21,7 +21,8 @@ HEAD = """# Models of others under the auditor
 Public models with tiny settings and random weights, audited as their users call them: our adapters
 (in this folder) hold none of their code. *Honest* and *leak* are what is expected, with its source;
 a verdict that disagrees is set in bold. The *survey of leaks* is this project's design note on
-published ones. A proof is of these adapters, settings and versions, at the length they are run at.
+published ones; where the audit itself found a leak that was not looked for, the source says so.
+A proof is of these adapters, settings and versions, at the length they are run at.
 
 `python tests/reach/table.py --markdown > tests/reach/README.md` makes this page from what is
 installed; `KT_FORECAST_TSLIB` and `KT_FORECAST_PYKT` name checkouts of Time-Series-Library and
