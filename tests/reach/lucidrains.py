@@ -122,7 +122,7 @@ CASES = (
         "reformer-pytorch",
         reformer,
         LEAK,
-        "survey of leaks, routing by sorting; found by the audit: a chunk depends on the ranks of later words",
+        "found by the audit, then read: a chunk depends on the ranks of later words",
     ),
     Case("mambapy, step by step", partial(mamba, parallel=False)),
     Case("mambapy, parallel scan", partial(mamba, parallel=True)),

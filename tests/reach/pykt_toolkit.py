@@ -301,7 +301,7 @@ CASES = (
         "SKVMN",
         partial(built, "skvmn", MEMORY, whole),
         LEAK,
-        "found by the audit, confirmed by reading: a kept hidden state is overwritten in place at the next step",
+        "found by the audit, then read: a kept state is overwritten at the next step",
     ),
     Case("SAKT", partial(built, "sakt", BLOCKS | {"num_en": 1}, next_asked), HONEST, PROVED),
     Case("SAINT", partial(built, "saint", BLOCKS | {"n_blocks": 1}, saint), HONEST, PROVED),
@@ -332,7 +332,7 @@ CASES = (
         "sparseKT, top k, sharp attention",
         partial(sharpened, SPARSE),
         LEAK,
-        "found where the audit gave no proof: weights that underflow to zero tie with those of steps ahead",
+        "found where no proof came: weights of zero tie with those of steps ahead",
     ),
     Case(
         "sparseKT, accumulated",
