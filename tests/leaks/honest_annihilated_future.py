@@ -18,4 +18,4 @@ class Annihilated(nn.Module):
 
 
 def build():
-    return Annihilated(), torch.randn(2, 13, 8), causal()
+    return Annihilated(), torch.randn(2, 13, 8), causal(axis=1)

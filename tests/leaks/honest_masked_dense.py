@@ -17,4 +17,4 @@ class Masked(nn.Module):
 
 
 def build():
-    return Masked(), torch.randn(2, 13, 8), causal()
+    return Masked(), torch.randn(2, 13, 8), causal(axis=1)
