@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from kt_forecast import Forecaster, KnowledgeTracer
+from kt_forecast.data.simulate import Simulation, simulate
 from kt_forecast.serving.app import build
 from kt_forecast.serving.models import Origin
 from kt_forecast.serving.service import Service
@@ -14,6 +15,7 @@ from kt_forecast.serving.settings import Settings
 
 OVERRIDE = "a test"
 SMALL = {"epochs": 1, "patience": 1}
+SAMPLE = simulate(Simulation(students=60, mean_steps=30.0))
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,7 @@ def tracers(tmp_path_factory):
                 training=training,
                 history=history,
                 seed=seed,
-            ).fit("sample")
+            ).fit(SAMPLE)
             made[name].save(home / name)
         return home / name
 
