@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from kt_forecast.errors import InputError
 from kt_forecast.serving.models import TRACING, Loaded, Origin
 from kt_forecast.serving.settings import Settings
@@ -82,7 +80,11 @@ class Service:
         self._reloading = asyncio.Lock()
 
     def _may_follow(self, name: str, last: int | None, events: Sequence[Event]) -> str | None:
-        return self.minds.rule(name, last, events)
+        try:
+            return self.minds.rule(name, last, events)
+        except Exception:  # noqa: BLE001 - said to the one who asked
+            log.exception("events of %r cannot be placed", name)
+            return f"{name!r}: these events cannot be placed after the last one"
 
     def _minds(self, loaded: Loaded) -> Any:  # noqa: ANN401 - `Students` or `Series`
         live = self.settings.live
@@ -188,7 +190,7 @@ class Service:
                 self.store.keep(list(newest.values()))
             for work in others:
                 work()
-        except (SQLAlchemyError, InputError):
+        except Exception:  # noqa: BLE001 - a state is only a cache
             log.exception("%d states could not be kept; they will be made anew", len(states))
         return ()
 
@@ -196,9 +198,10 @@ class Service:
         try:
             outcomes = self.store.append([write.append for write in writes])
             self.failure = ""
-        except (SQLAlchemyError, InputError) as error:
+        except Exception as error:  # noqa: BLE001 - said to each who waits
             log.exception("%d requests could not be written", len(writes))
-            self.failure = str(getattr(error, "orig", None) or error).splitlines()[0]
+            reason = str(getattr(error, "orig", None) or error).strip()
+            self.failure = reason.partition("\n")[0] or type(error).__name__
             sorry = Unavailable("the store does not take events now; nothing was appended")
             settle([(write.ticket, sorry) for write in writes])
             return
@@ -228,4 +231,10 @@ class Service:
         if not jobs:
             return []
         self.groups("model", len(jobs))
-        return self.minds.handle(jobs)
+        try:
+            return self.minds.handle(jobs)
+        except Exception as error:  # noqa: BLE001 - said to each who still waits
+            log.exception("%d jobs failed", len(jobs))
+            failed = RuntimeError(f"the model failed: {type(error).__name__}")
+            settle([(job.ticket, failed) for job in jobs])
+            return []

@@ -216,3 +216,30 @@ def test_a_group_that_fails_leaves_nothing_and_the_next_one_succeeds(url, monkey
         Appended(2, 1, 1),
     ]
     store.close()
+
+
+def test_a_fault_inside_is_said_to_those_who_wait_and_ends_there(tracers, serving, monkeypatch):
+    async def run():
+        async with serving(tracers()) as (service, client):
+
+            def broken(*_):
+                raise ZeroDivisionError
+
+            found = []
+            for owner, name in (
+                (service.minds, "rule"),
+                (service.store, "_decide"),
+                (service.minds.voice.memory, "run"),
+                (service.minds, "handle"),
+            ):
+                with monkeypatch.context() as patch:
+                    patch.setattr(owner, name, broken)
+                    post = client.post("/v1/interactions", json=_body("a", "1"))
+                    found.append((await asyncio.wait_for(post, 20)).status_code)
+            reply = await client.post("/v1/interactions", json=_body("a", "1"))
+            return found, reply.json()
+
+    found, reply = asyncio.run(run())
+    assert found == [409, 503, 500, 500]
+    # Two of those four were in the log before the model failed, and are not forgotten.
+    assert (reply["first"], reply["n_answers"]) == (3, 3)
