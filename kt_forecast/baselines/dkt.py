@@ -91,7 +91,7 @@ class DKT(nn.Module):
         Returns:
             What the last layer gave at each step, and the state afterwards.
         """
-        carried = self.init_state(len(x)) if state is None else state
+        carried = self.init_state(x.shape[0]) if state is None else state
         pieces = []
         for low, high in _uninterrupted(reset, x.shape[1]):
             if reset is not None:

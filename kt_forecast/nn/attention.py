@@ -249,13 +249,17 @@ def _positions(valid: Tensor, reset: Tensor, sequence: Tensor, before: Tensor) -
 
 
 def _compact(keys: Tensor, values: Tensor, kept: Tensor, position: Tensor) -> Cache:
-    """Move the kept slots to the front, in order, and drop the rest."""
+    """Move the kept slots to the front, in order, and drop the rest.
+
+    An exported program cannot look at numbers to choose sizes: there the rest stay, empty.
+    """
     length = kept.sum(1)
-    slots = int(length.max())
-    if bool(kept[:, -slots:].all()) and slots > 0:
+    exporting = torch.compiler.is_exporting()
+    slots = kept.shape[1] if exporting else int(length.max())
+    if not exporting and bool(kept[:, -slots:].all()) and slots > 0:
         keys, values = keys[:, :, -slots:], values[:, :, -slots:]
     else:
-        order = torch.argsort(~kept, dim=1, stable=True)[:, :slots]
+        order = torch.argsort((~kept).int(), dim=1, stable=True)[:, :slots]
         live = torch.arange(slots, device=keys.device) < length[:, None]
         index = order[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
         scale = live[:, None, :, None]

@@ -450,6 +450,9 @@ def _table(rows: int, width: int, *, std: float = EMBEDDING_STD) -> nn.Embedding
 
 def _pool(table: nn.Embedding, index: Int[Tensor, "batch time entry"]) -> Tensor:
     """Return the mean of the vectors of each set; zero for the empty set."""
+    if torch.compiler.is_exporting():  # a bag ties the sizes of batch and time together
+        there = (index != 0)[..., None]
+        return (table(index) * there).sum(2) / there.sum(2).clamp_min(1)
     flat = F.embedding_bag(
         index.flatten(0, 1), table.weight, mode="mean", padding_idx=table.padding_idx
     )
