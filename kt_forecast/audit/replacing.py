@@ -115,10 +115,14 @@ def _noise(x: Tensor, generator: torch.Generator, scale: float = 1.0) -> Tensor:
 
 
 def _drawn(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return another number in each place, from the range of those that occur."""
     low, high = (int(x.min()), int(x.max())) if x.numel() else (0, 0)
     if 0 <= low <= high <= 1:
         return 1 - x
-    return torch.randint(low, high + 1, x.shape, generator=generator)
+    if low == high:
+        return x - 1 if low > 0 else x + 1
+    further = torch.randint(1, high - low + 1, x.shape, generator=generator).to(x.device)
+    return low + (x.long() - low + further) % (high - low + 1)
 
 
 def _elsewhere(x: Tensor, generator: torch.Generator) -> Tensor:

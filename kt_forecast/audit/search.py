@@ -5,6 +5,7 @@ leak does not, so that no tolerance decides. A search draws samples: it shows le
 nothing.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +24,9 @@ from kt_forecast.audit.replacing import (
 from kt_forecast.audit.running import COARSE_PATHS, Outputs, Runner, Setting
 
 Run = Callable[[dict[str, Tensor]], Outputs]
+
+FIRST = 2
+"""Of what moved first, and of what moved most, so many are looked at again."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,21 @@ class Hit:
     before: dict[str, Tensor] = field(repr=False)
     after: dict[str, Tensor] = field(repr=False)
     moved_to: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What moved, before anyone has looked whether it was rounding.
+
+    Attributes:
+        hit: the replacement.
+        was: the outputs.
+        now: the outputs after it.
+    """
+
+    hit: Hit
+    was: Outputs = field(repr=False)
+    now: Outputs = field(repr=False)
 
 
 @dataclass
@@ -92,35 +111,44 @@ class Search:
         most: int = 4,
         double: bool = True,
     ) -> list[Hit]:
-        """Return a hit for each group of inputs that moves what it must not, in one setting.
+        """Return the clearest hit of each group of inputs that moves what it must not.
 
         Args:
             setting: how to run the model.
             moments: after which everything is replaced.
             groups: names of inputs replaced together.
-            most: kinds of replacement to try; of single inputs two at most.
+            most: kinds of replacement to try at a moment, until one moves what must stay; of single
+                inputs two at most.
             double: whether the model can run in double precision.
         """
         groups = list(groups)
+        seen: dict[tuple[str, ...], list[Candidate]] = {}
         try:
             with self.runner.held(setting) as run:
-                candidates = list(self._candidates(run, setting, moments, groups, most))
+                for candidate in self._candidates(run, setting, moments, groups, most):
+                    found = [*seen.get(candidate.hit.inputs, []), candidate]
+                    seen[candidate.hit.inputs] = _some(found)
         except Exception as error:  # noqa: BLE001 - of a model nothing is known
             self.failed[str(setting)] = f"{type(error).__name__}: {first_line(error)}"
             return []
         self.settings.append(str(setting))
-        hits = []
-        found: set[tuple[str, ...]] = set()
-        for hit, was, now in candidates:
-            if hit.inputs in found:
+        hits = [self._clearest(candidates, double=double) for candidates in seen.values()]
+        return [hit for hit in hits if hit is not None]
+
+    def _clearest(self, candidates: list["Candidate"], *, double: bool) -> Hit | None:
+        """Return the hit with the largest effect that stands, and the farthest reach of any."""
+        best: Hit | None = None
+        for candidate in sorted(candidates, key=_clarity, reverse=True):
+            earliest = all(candidate.hit.moment <= other.hit.moment for other in candidates)
+            if best is not None and not earliest:
                 continue
-            confirmed = self._confirmed(hit, was, now, double=double)
-            if confirmed is None:
+            hit = self._confirmed(candidate.hit, candidate.was, candidate.now, double=double)
+            if hit is None:
                 self.rounding = True
                 continue
-            found.add(hit.inputs)
-            hits.append(self._reach(confirmed))
-        return hits
+            hit = self._reach(hit)
+            best = hit if best is None else replace(best, ticks=max(best.ticks, hit.ticks))
+        return best
 
     def _candidates(
         self,
@@ -129,16 +157,13 @@ class Search:
         moments: list[int],
         groups: list[tuple[str, ...]],
         most: int,
-    ) -> Iterator[tuple[Hit, Outputs, Outputs]]:
+    ) -> Iterator["Candidate"]:
         base = run(self.inputs)
         self.moving.setdefault(str(setting), False)
-        count: dict[tuple[str, ...], int] = {}
         for moment in moments:
             stays = {p: due <= moment for p, due in self.clocks.needed.items()}
             may = {p: ~where for p, where in stays.items()}
             for names in groups:
-                if count.get(names, 0) > 2:
-                    continue
                 late = {n: self.clocks.available[n] > moment for n in names}
                 if not any(bool(where.any()) for where in late.values()):
                     continue
@@ -153,9 +178,8 @@ class Search:
                         self.moving[str(setting)] = moved(after, base, may) is not None
                     found = moved(after, base, stays)
                     if found is not None:
-                        count[names] = count.get(names, 0) + 1
                         hit = _hit(names, found, moment, kind, setting, self.inputs, changed)
-                        yield hit, base, after
+                        yield Candidate(hit, base, after)
                         break
 
     def _kinds(self, names: tuple[str, ...]) -> list[str]:
@@ -224,6 +248,19 @@ class Search:
             due = self.clocks.needed[path][where & (change_of(after[path], base[path]) > least)]
             found += [int(due.min())] if due.numel() else []
         return min(found)
+
+
+def _clarity(candidate: Candidate) -> tuple[bool, float]:
+    """Order what moved: numbers that stay numbers, then the largest effect."""
+    return math.isfinite(candidate.hit.effect), candidate.hit.effect
+
+
+def _some(candidates: list[Candidate]) -> list[Candidate]:
+    """Return the first, the clearest and the earliest of what moved."""
+    clearest = sorted(candidates, key=_clarity, reverse=True)[:FIRST]
+    earliest = min(candidates, key=lambda candidate: candidate.hit.moment)
+    chosen = {id(c) for c in (*candidates[:FIRST], *clearest, earliest)}
+    return [c for c in candidates if id(c) in chosen]
 
 
 def repeatable(runner: Runner, hit: Hit) -> bool:
