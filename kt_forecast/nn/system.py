@@ -147,6 +147,36 @@ class Mixer(Protocol):
         ...
 
 
+@runtime_checkable
+class Auxiliary(Protocol):
+    """A mixer that learns from more than what its task asks of it.
+
+    Attributes:
+        auxiliary: what each step of the latest pass adds to the mean loss, its weight included;
+            written in training only, None once it was read.
+    """
+
+    auxiliary: Float[Tensor, "batch time"] | None
+
+
+def auxiliary_loss(
+    mixer: nn.Module, real: Bool[Tensor, "batch step"] | None
+) -> Float[Tensor, ""] | None:
+    """Read, once, what the mixer's latest pass adds to the mean loss; None for nothing.
+
+    Args:
+        mixer: any mixer.
+        real: False at padding, which adds nothing; a step may be several of the mixer's own.
+    """
+    if not isinstance(mixer, Auxiliary) or mixer.auxiliary is None:
+        return None
+    each, mixer.auxiliary = mixer.auxiliary, None
+    if real is None:
+        return each.mean()
+    counted = real.repeat_interleave(each.shape[1] // real.shape[1], 1)
+    return each.where(counted, 0.0).sum() / counted.sum().clamp_min(1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class System:
     """One published system: what a file in ``zoo/`` or a neural baseline exports as ``SYSTEM``.
@@ -175,7 +205,8 @@ class System:
 
     def is_network(self, settings: SystemConfig) -> bool:
         """Return whether these settings ask for the whole network, not for the mixer."""
-        return self.build is None or bool(getattr(settings, "published", False))
+        published = self.network is not None and bool(getattr(settings, "published", False))
+        return self.build is None or published
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401

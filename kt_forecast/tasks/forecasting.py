@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kt_forecast.config import Config, Range, tunable
 from kt_forecast.errors import InputError
-from kt_forecast.nn.system import System, SystemConfig
+from kt_forecast.nn.system import System, SystemConfig, auxiliary_loss
 from kt_forecast.sequences.series import Forecast, Window, WindowBatch, WindowShape
 
 Output = Literal["point", "quantile", "student_t"]
@@ -218,7 +218,8 @@ class SeriesForecaster(nn.Module):
     def loss(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
         """Return the summed loss of the steps ahead that have a value, and their number.
 
-        From every patch where the task is dense: the steps ahead of each are a view.
+        From every patch where the task is dense: the steps ahead of each are a view. In training
+        the sum holds what the system itself adds.
         """
         out = self(batch.window, origins=self.task.origins)
         length = self.context + self.task.horizon
@@ -229,7 +230,9 @@ class SeriesForecaster(nn.Module):
             begun = real[..., : self.context].cumsum(-1) > 0
             ends = _patched(begun, self.task.patch)[..., -out.shape[2] :, -1:]
             scored = _ahead(real, self.task, out.shape[2]) & ends
-        return self._losses(out, target, scored)
+        total, count = self._losses(out, target, scored)
+        added = self._added(self._read(batch.window)) if self.is_patched else None
+        return total if added is None else total + count * added, count
 
     @torch.no_grad()
     def start_from(
@@ -325,6 +328,13 @@ class SeriesForecaster(nn.Module):
         )
         raw = self.network(rows, _as_rows(shift), _as_rows(spread), origins)
         return raw.squeeze(1).unflatten(0, (-1, channels))
+
+    def _added(self, window: Window) -> Tensor | None:
+        """Return what the mixer of the patches adds to the mean loss."""
+        real = window.real
+        if real is not None:
+            real = _begun(real if self.task.mixing else _as_rows(real), self.task.patch)
+        return auxiliary_loss(self.network.mixer, real)
 
     def _outputs(self, raw: Tensor, shift: Tensor, spread: Tensor) -> Tensor:
         """Return outputs in the units of the context; quantiles rise, scales are positive."""
@@ -431,8 +441,7 @@ class Patches(nn.Module):
             x = x + self.facts(window.static.flatten(1))[:, None]
         valid = None
         if window.real is not None:
-            begun = window.real.any(1).cumsum(-1) > 0
-            valid = _patched(begun, self.task.patch)[..., -1]
+            valid = _begun(window.real, self.task.patch)
         y, _ = self.mixer(self.dropout(x), valid=valid)
         if valid is not None:
             y = y * valid[..., None]
@@ -538,6 +547,11 @@ def _patched(x: Tensor, size: int, *, fill: float | None = None) -> Tensor:
         left = x[..., :1] if fill is None else torch.full_like(x[..., :1], fill)
         x = torch.cat([left.expand(*x.shape[:-1], missing), x], -1)
     return x.unflatten(-1, (-1, size))
+
+
+def _begun(real: Tensor, patch: int) -> Tensor:
+    """Return, row by row, at which patches the first value of any channel has been seen."""
+    return _patched(real.any(1).cumsum(-1) > 0, patch)[..., -1]
 
 
 def _ahead(values: Tensor, task: ForecastingConfig, origins: int) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from kt_forecast.config import Config, Range, tunable
 from kt_forecast.errors import InputError
-from kt_forecast.nn.system import State, System, SystemConfig
+from kt_forecast.nn.system import State, System, SystemConfig, auxiliary_loss
 from kt_forecast.sequences.interactions import Batch, StudentSequences, Vocabulary
 from kt_forecast.tasks.history import History, Tally
 from kt_forecast.tasks.statistics import QuestionNeighbours, QuestionRates
@@ -172,7 +172,8 @@ class Tracer(nn.Module):
     def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the summed binary cross-entropy of the scored steps, and their number.
 
-        In training the sum holds the weighted next-question objective as well.
+        In training the sum holds the weighted next-question objective as well, and what the system
+        itself adds.
         """
         logits, mixed, _ = self._run(batch, None)
         wanted = (batch.real & batch.scored).to(logits.dtype)
@@ -183,7 +184,8 @@ class Tracer(nn.Module):
         tells = self.questions.identity is not None and self.tracing.next_question > 0.0
         if self.training and tells and batch.shape[1] > 1:
             total = total + self.tracing.next_question * count * self._next_question(mixed, batch)
-        return total, count
+        added = auxiliary_loss(self.mixer, batch.real)
+        return total if added is None else total + count * added, count
 
     def fit_statistics(self, train: StudentSequences) -> StudentSequences:
         """Fit what is counted rather than learned, on the training students alone.

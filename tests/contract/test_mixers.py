@@ -6,6 +6,7 @@ from contract.systems import STEP_CAUSAL, STREAMING, SYSTEMS, WIDTH, generic, mi
 from safetensors.torch import load_file, save_file
 
 from kt_forecast.audit.cost import growth
+from kt_forecast.nn.system import auxiliary_loss
 
 STEPS = 23
 TOLERANCE = {"atol": 1e-10, "rtol": 0.0}
@@ -185,9 +186,11 @@ def test_a_state_can_be_cut_off_and_counted(name, noise):
 
 @pytest.mark.parametrize("name", STEP_CAUSAL)
 def test_every_parameter_gets_a_gradient(name, noise):
-    module = mixer(name)
+    module = mixer(name, **without_dropout(name)).train()
     y, _ = module(noise(2, STEPS, WIDTH))
-    (y * noise(2, STEPS, WIDTH)).sum().backward()
+    total = (y * noise(2, STEPS, WIDTH)).sum()
+    added = auxiliary_loss(module, None)
+    (total if added is None else total + added).backward()
     silent = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().any()]
     assert silent == []
 
@@ -224,11 +227,12 @@ def test_settings_survive_json_and_refuse_strangers(name):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_searchable_value_is_a_valid_setting(name):
-    for field, space in SYSTEMS[name].config.spaces().items():
+    config = SYSTEMS[name].config
+    for field, space in config.spaces().items():
         values = space if isinstance(space, list) else [space.low, space.high]
         for value in values:
-            kind = SYSTEMS[name].config.model_fields[field].annotation
-            settings(name, **{"width": 64, field: kind(value) if kind in (int, float) else value})
+            kind = config.model_fields[field].annotation
+            config(**{"width": 64, field: kind(value) if kind in (int, float) else value})
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
