@@ -19,11 +19,13 @@ from kt_forecast.audit.contract import (
     streaming,
     strict,
 )
+from kt_forecast.audit.examples import CoinFlips, Counterexample
 from kt_forecast.audit.pipeline import audit_pipeline
-from kt_forecast.audit.report import Counterexample, Finding, LeakError, Report, Stage
+from kt_forecast.audit.report import Finding, LeakError, Report, Stage
 
 __all__ = [
     "STAGES",
+    "CoinFlips",
     "Contract",
     "ContractError",
     "Counterexample",

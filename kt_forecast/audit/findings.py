@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from kt_forecast.audit.contract import Clock
 from kt_forecast.audit.dependency import Origin
+from kt_forecast.audit.examples import Counterexample
 from kt_forecast.audit.picture import courses
 from kt_forecast.audit.proving import Proof, locate, row_clocks, row_count
 from kt_forecast.audit.repair import Evidence, named
 from kt_forecast.audit.replacing import Clocks, kinds, moved, replaced
-from kt_forecast.audit.report import Counterexample, Course, Finding
+from kt_forecast.audit.report import Course, Finding
 from kt_forecast.audit.running import Outputs, Runner, Setting, kept
 from kt_forecast.audit.search import Hit
 

@@ -64,44 +64,74 @@ class Flipped:
         return f"{self.share:.3f} of {self.count}{where}, {self.far:.1f} deviations above chance"
 
 
-class Coins:
-    """Draws labels: one fair flip for each row and moment.
+class Tosses:
+    """Draws labels, and remembers what was drawn.
 
     Args:
         inputs: tensors by name.
         labels: names of the inputs that hold labels, and of those equal to them.
-        available: when they are known, spread to their shapes.
-        generator: of flips.
+        draw: gives other labels, by name.
     """
 
     def __init__(
-        self,
-        inputs: dict[str, Tensor],
-        labels: list[str],
-        available: dict[str, Tensor],
-        generator: torch.Generator,
+        self, inputs: dict[str, Tensor], labels: list[str], draw: Callable[[], dict[str, Tensor]]
     ) -> None:
         self.inputs = inputs
         self.labels = labels
-        self.available = available
-        self.generator = generator
-        first = inputs[labels[0]]
-        self.sides = _sides(first)
-        moments = torch.cat([available[n].reshape(-1) for n in labels])
-        self.moments = moments.unique()
+        self.sides = _sides(inputs[labels[0]])
+        self._draw = draw
+        self._drawn: list[dict[str, Tensor]] = []
 
     def toss(self) -> dict[str, Tensor]:
         """Return the inputs with other labels."""
-        rows = max(len(self.inputs[n]) for n in self.labels)
-        coins = torch.randint(0, 2, (rows, len(self.moments)), generator=self.generator)
-        found = dict(self.inputs)
-        for name in self.labels:
-            x = self.inputs[name]
-            rank = torch.searchsorted(self.moments, self.available[name].contiguous())
+        self._drawn.append(self._draw())
+        return self.inputs | self._drawn[-1]
+
+    @property
+    def drawn(self) -> dict[str, Tensor]:
+        """What was drawn, by name; the first axis counts the draws."""
+        return {n: torch.stack([one[n] for one in self._drawn]).cpu() for n in self.labels}
+
+
+def coins(
+    inputs: dict[str, Tensor],
+    labels: list[str],
+    available: dict[str, Tensor],
+    generator: torch.Generator,
+) -> Tosses:
+    """Return what draws labels: one fair flip for each row and moment.
+
+    Args:
+        inputs: tensors by name.
+        labels: names of the inputs that hold labels, and of those equal to them.
+        available: when they are known, spread to their shapes; where it says nothing of the first,
+            each of its elements has a flip of its own.
+        generator: of flips.
+    """
+    first = inputs[labels[0]]
+    low, high = _sides(first)
+    if labels[0] not in available:
+
+        def independent() -> dict[str, Tensor]:
+            flips = torch.randint(0, 2, first.shape, generator=generator)
+            return {labels[0]: torch.where(flips > 0, high, low).to(first)}
+
+        return Tosses(inputs, labels[:1], independent)
+    moments = torch.cat([available[n].reshape(-1) for n in labels]).unique()
+    rows = max(len(inputs[n]) for n in labels)
+
+    def shared() -> dict[str, Tensor]:
+        flips = torch.randint(0, 2, (rows, len(moments)), generator=generator)
+        found = {}
+        for name in labels:
+            x = inputs[name]
+            rank = torch.searchsorted(moments, available[name].contiguous())
             row = spread(torch.arange(len(x)), x.shape)
-            side = torch.tensor(self.sides, dtype=x.dtype)
-            found[name] = side[coins[row, rank]].to(x.device)
+            side = torch.tensor((low, high), dtype=x.dtype)
+            found[name] = side[flips[row, rank]].to(x.device)
         return found
+
+    return Tosses(inputs, labels, shared)
 
 
 def _sides(x: Tensor) -> tuple[float, float]:
@@ -116,7 +146,7 @@ def _sides(x: Tensor) -> tuple[float, float]:
 
 
 def predicted(
-    runner: Runner, coins: Coins, due: dict[str, Tensor], modes: tuple[str, ...]
+    runner: Runner, coins: Tosses, due: dict[str, Tensor], modes: tuple[str, ...]
 ) -> list[Flipped]:
     """Train a model on coin flips, and count how many of the next ones it predicts.
 
@@ -142,7 +172,7 @@ def _learnable(model: nn.Module) -> Iterator[None]:
                 p.grad = grad
 
 
-def _train(model: nn.Module, call: Call, coins: Coins) -> None:
+def _train(model: nn.Module, call: Call, coins: Tosses) -> None:
     parameters = trained(model)
     if not parameters:
         return
@@ -166,7 +196,7 @@ def _loss(out: dict[str, Any]) -> Tensor | None:
 
 
 @torch.no_grad()
-def _count(runner: Runner, coins: Coins, due: dict[str, Tensor], mode: str) -> Flipped:
+def _count(runner: Runner, coins: Tosses, due: dict[str, Tensor], mode: str) -> Flipped:
     runner.model.train(mode == TRAINING)
     number = next(iter(due))
     target = number.replace(PREDICTION, TARGET)
@@ -215,28 +245,22 @@ def _margins(
     return prediction[judged].double(), side[judged], due[judged]
 
 
-def scored(
-    pipeline: Callable[[Tensor], float], coins: Coins | Tensor, generator: torch.Generator
-) -> Flipped:
+def scored(pipeline: Callable[[Tensor], float], coins: Tosses, count: int = 0) -> Flipped:
     """Run a whole pipeline on coin flips again and again; its mean score must be chance, one half.
 
     Args:
         pipeline: from labels to a score that is one half for who knows nothing.
-        coins: draw the labels; or labels in whose place independent ones are drawn.
-        generator: of those.
+        coins: draw the labels.
+        count: how often; by default as often as it takes.
     """
-
-    def toss() -> Tensor:
-        if isinstance(coins, Coins):
-            return coins.toss()[coins.labels[0]]
-        return torch.randint(0, 2, coins.shape, generator=generator).to(coins)
-
     scores: list[float] = []
-    for count in (SCORES, 2 * SCORES):
-        scores += [float(pipeline(toss())) for _ in range(count - len(scores))]
+    for many in (count,) if count else (SCORES, 2 * SCORES):
+        scores += [
+            float(pipeline(coins.toss()[coins.labels[0]])) for _ in range(many - len(scores))
+        ]
         x = torch.tensor(scores, dtype=torch.float64) - 0.5
-        error = max(float(x.std()) / math.sqrt(count), 1e-12)
+        error = max(float(x.std()) / math.sqrt(many), 1e-12)
         mean = float(x.mean())
         if mean < LEAST or mean / error < QUANTILE:
-            return Flipped(0.5 + mean, min(mean / error, FAR), count)
-    return Flipped(0.5 + mean, max(mean / error, 2 * FAR), count)
+            return Flipped(0.5 + mean, min(mean / error, FAR), many)
+    return Flipped(0.5 + mean, max(mean / error, 2 * FAR), many)

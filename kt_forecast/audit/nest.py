@@ -42,6 +42,18 @@ def calling(
     return call
 
 
+def nested(named: dict[str, Tensor]) -> Any:  # noqa: ANN401 - any nest
+    """Return a nest of mappings and tuples whose tensors have these paths."""
+    if set(named) == {INPUT}:
+        return named[INPUT]
+    parts: dict[str, dict[str, Tensor]] = {}
+    for path, x in named.items():
+        name, _, rest = path.partition(".")
+        parts.setdefault(name, {})[rest or INPUT] = x
+    found = {name: nested(part) for name, part in parts.items()}
+    return tuple(found.values()) if all(name.isdigit() for name in found) else found
+
+
 def _parts(batch: Any) -> dict[str, Any]:  # noqa: ANN401 - any nest
     if isinstance(batch, Mapping):
         return {str(key): value for key, value in batch.items()}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kt_forecast.audit.drawing import heat_map, plot
-from kt_forecast.audit.report import Counterexample, Course, Finding, Picture, Report, Stage
+from kt_forecast.audit.examples import CoinFlips, Counterexample
+from kt_forecast.audit.report import Course, Finding, Picture, Report, Stage
 
 MEANING = {
     "leak": "An output moves when only what is known too late for it is replaced. It replays.",
@@ -213,7 +214,7 @@ def _counted(n: int, unit: str) -> str:
 
 
 def _sentence(finding: Finding) -> str:
-    if finding.counterexample is None:
+    if finding.counterexample is None or finding.detail:
         return str(finding)
     late = (
         f", known up to {_counted(finding.ticks, 'moment')} too late," if finding.ticks > 0 else ""
@@ -246,6 +247,8 @@ def _finding(report: Report, index: int) -> dict[str, Any]:
     }
     if isinstance(example, Counterexample):
         view |= _replayed(finding, example, index, view["file_name"])
+    elif isinstance(example, CoinFlips):
+        view |= _flipped(example, index, view["file_name"])
     elif isinstance(example, Mapping):
         view |= {"facts": list(_pipeline_facts(finding, example))}
         if "change" in example:
@@ -270,19 +273,33 @@ def _replayed(finding: Finding, example: Counterexample, index: int, name: str) 
         for c in (_within(course, span) for course in finding.courses)
     ]
     place = ", ".join(map(str, example.place))
+    said = f"how far {finding.output}[{place}] moves"
+    return {"plots": plots} | _enclosed(example, index, name, "model", said)
+
+
+def _flipped(example: CoinFlips, index: int, name: str) -> dict[str, Any]:
+    """Return the file and the lines that replay coin flips."""
+    replays = "model" if example.modes else "pipeline"
+    return _enclosed(example, index, name, replays, "how far from one half")
+
+
+def _enclosed(
+    example: Counterexample | CoinFlips, index: int, name: str, model: str, said: str
+) -> dict[str, Any]:
+    """Return the file of an example and the lines that replay it."""
     stored = io.BytesIO()
     example.save(stored)
     enclosed = stored.tell() <= ENCLOSED
-    lines = ["from pathlib import Path", "", "from kt_forecast.audit import Counterexample", ""]
+    kind = type(example).__name__
+    lines = ["from pathlib import Path", "", f"from kt_forecast.audit import {kind}", ""]
     if not enclosed:
         lines.append(f'report.findings[{index}].counterexample.save(Path("{name}"))')
     lines += [
-        f'example = Counterexample.load(Path("{name}"))',
-        f"example.replay(model)  # {example.effect:.3g}: how far {finding.output}[{place}] moves",
+        f'example = {kind}.load(Path("{name}"))',
+        f"example.replay({model})  # {example.effect:.3g}: {said}",
     ]
     return {
         "example": f"{example}.",
-        "plots": plots,
         "code": "\n".join(lines),
         "file": base64.b64encode(stored.getvalue()).decode() if enclosed else "",
     }

@@ -3,20 +3,13 @@
 import json
 from dataclasses import dataclass, field, fields
 from datetime import date
-from io import BufferedIOBase
-from pathlib import Path
 from typing import Any, Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kt_forecast.audit.dependency import Link
-from kt_forecast.audit.nest import calling
-from kt_forecast.audit.replacing import change_of
-from kt_forecast.audit.running import Runner, Setting
-from kt_forecast.audit.training import training_step, watched
 
 Verdict = Literal["proved", "conditional", "unproven", "leak"]
 
@@ -27,109 +20,6 @@ SHOWN_TENSOR = 8
 
 class LeakError(AssertionError):
     """A model uses information it could not have had."""
-
-
-@dataclass(frozen=True)
-class Counterexample:
-    """Two batches alike in all that an output may depend on, at which it differs.
-
-    Attributes:
-        before: the batch, by input.
-        after: the same with what is known too late replaced.
-        output: path of the output that moves.
-        place: index of the element that moves most.
-        effect: by how much.
-        moment: after which everything was replaced.
-        kind: of replacement.
-        setting: mode, weights and path of the run.
-        seed: of the random draws inside the model.
-        method: ``replacement``; ``length``, where ``after`` is the beginning of ``before``;
-            ``replay``, where ``after`` is the call in between; ``rows``; ``streaming``;
-            ``padding``; ``training``, of the training step's predictions.
-        moved_to: where the element stands in the second run, if elsewhere than in the first.
-    """
-
-    before: dict[str, Tensor] = field(repr=False)
-    after: dict[str, Tensor] = field(repr=False)
-    output: str
-    place: tuple[int, ...]
-    effect: float
-    moment: int
-    kind: str
-    setting: Setting
-    seed: int
-    method: str
-    moved_to: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        """Say it in a few words."""
-        place = ", ".join(map(str, self.place))
-        return f"{self.setting}; {self.kind} after moment {self.moment}; seen at [{place}]"
-
-    def replay(self, model: Any, call: Any = None) -> float:  # noqa: ANN401 - module, callable
-        """Return how far the output moves when it is all done again.
-
-        Args:
-            model: the module that was audited.
-            call: as given to `audit`; of a training step, what was given as ``training``.
-
-        Raises:
-            ValueError: it is of a training step, and the model has none.
-        """
-        named = self.before
-        batch: Any = named["input"] if set(named) == {"input"} else named
-        if all(name.isdigit() for name in named):
-            batch = tuple(named.values())
-        runner = Runner(model, call or calling(model, batch), self.seed)
-        if self.method == "training":
-            outputs = runner(named, Setting()) if call is None else {}
-            step = training_step(model, batch, runner.call, outputs, call)
-            if step is None:
-                raise ValueError("the model has no training step; call= takes it")
-            runner = Runner(model, watched(step), self.seed)
-        if self.method == "replay":
-            with runner.held(self.setting):
-                first = runner.run(self.before, self.setting)
-                runner.run(self.after, self.setting)
-                second = runner.run(self.before, self.setting)
-        else:
-            first = runner(self.before, self.setting)
-            second = runner(self.after, self.setting)
-        was = first[self.output][self.place]
-        now = second[self.output][self.moved_to or self.place]
-        return float(change_of(now, was))
-
-    def save(self, path: Path | BufferedIOBase) -> None:
-        """Write it to an ``.npz`` file without code in it."""
-        facts = {
-            "output": self.output,
-            "place": self.place,
-            "effect": self.effect,
-            "moment": self.moment,
-            "kind": self.kind,
-            "seed": self.seed,
-            "method": self.method,
-            "moved_to": self.moved_to,
-            "setting": vars(self.setting),
-        }
-        arrays = {f"before/{k}": x.cpu().numpy() for k, x in self.before.items()}
-        arrays |= {f"after/{k}": x.cpu().numpy() for k, x in self.after.items()}
-        np.savez(path, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
-
-    @classmethod
-    def load(cls, path: Path) -> "Counterexample":
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            facts = json.loads(str(file["facts"]))
-            both: dict[str, dict[str, Tensor]] = {"before": {}, "after": {}}
-            for key in file.files:
-                side, _, name = key.partition("/")
-                if side in both:
-                    both[side][name] = torch.from_numpy(file[key])
-        setting, place = Setting(**facts.pop("setting")), tuple(facts.pop("place"))
-        facts["moved_to"] = tuple(facts.get("moved_to", ()))
-        before, after = both["before"], both["after"]
-        return cls(before=before, after=after, setting=setting, place=place, **facts)
 
 
 @dataclass(frozen=True)
@@ -161,15 +51,15 @@ class Finding:
         ticks: how far beyond the moment of need the input reached.
         effect: largest change of the output.
         method: how it was found.
-        counterexample: what reproduces it, a `Counterexample` of models; None for what only
-            tracking has shown.
+        counterexample: what reproduces it: of models a `Counterexample` or `CoinFlips`; None for
+            what only tracking has shown.
         module: where it enters: qualified name and class of the submodule; empty if not known.
         op: the operation.
         source: file and line.
         chain: the way from input to output.
         pattern: name of a known mistake, where the evidence says so.
         repair: what to do about that.
-        detail: how it was found, where there is no counterexample to say it.
+        detail: how well coin flips were predicted.
         courses: for the page: what was replaced, and the output that moved, along time.
     """
 
@@ -198,7 +88,7 @@ class Finding:
         """Say it in one sentence."""
         enters = f", enters at {self.place}" if self.op else ""
         pattern = f" ({self.pattern})" if self.pattern else ""
-        if self.counterexample is None and self.detail:
+        if self.detail:
             return f"fair coin flips in place of {self.input} are predicted: {self.detail}"
         if self.counterexample is None:
             late = f"{self.ticks} ticks too late"

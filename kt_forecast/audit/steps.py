@@ -10,7 +10,8 @@ from torch import Tensor
 from kt_forecast.audit.axes import resized
 from kt_forecast.audit.contract import Clock, Contract, ContractError
 from kt_forecast.audit.dependency.analysis import spread
-from kt_forecast.audit.flipping import Coins, predicted, scored
+from kt_forecast.audit.examples import CoinFlips
+from kt_forecast.audit.flipping import Flipped, Tosses, coins, predicted, scored
 from kt_forecast.audit.padding import Padded, find_padding
 from kt_forecast.audit.proving import Proof
 from kt_forecast.audit.replacing import Clocks
@@ -215,13 +216,10 @@ class Steps:
             return "skipped", "no input is called a label; name it in labels=[...]"
         available = training_clock(self.contract, self.inputs, self.axes, labels)
         spreads = _spread(available, self.inputs, labels)
-        if labels[0] in spreads:
-            coins: Coins | Tensor = Coins(self.inputs, labels, spreads, self._generator())
-        else:
-            coins = self.inputs[labels[0]]
-        found = scored(self.asked.pipeline, coins, self._generator())
+        flips = coins(self.inputs, labels, spreads, self._generator())
+        found = scored(self.asked.pipeline, flips)
         self.trials += found.count
-        return self._told(labels, [found], "mean score")
+        return self._told(labels, [found], "mean score", flips)
 
     def _predict(self, labels: list[str]) -> tuple[str, str]:
         assert self.trainer is not None and self.judged is not None  # noqa: S101, PT018
@@ -237,17 +235,34 @@ class Steps:
             return "skipped", "no input is called a label, or no loss of torch weighs it"
         if any(n not in judged.clocks.available for n in same):
             return "skipped", "the contract does not say when labels are known"
-        coins = Coins(inputs, same, judged.clocks.available, self._generator())
-        found = predicted(self.trainer, coins, due, self.modes)
+        flips = coins(inputs, same, judged.clocks.available, self._generator())
+        found = predicted(self.trainer, flips, due, self.modes)
         self.trials += sum(one.count for one in found)
-        return self._told(labels, found, "predicted")
+        return self._told(labels, found, "predicted", flips, due)
 
-    def _told(self, labels: list[str], found: list[Any], word: str) -> tuple[str, str]:
+    def _told(
+        self,
+        labels: list[str],
+        found: list[Flipped],
+        word: str,
+        flips: Tosses,
+        due: dict[str, Tensor] | None = None,
+    ) -> tuple[str, str]:
         best = max(found, key=lambda one: abs(one.far))
         if best.found:
-            name = ", ".join(labels)
+            name, effect = ", ".join(labels), best.share - 0.5
+            example = CoinFlips(
+                batch=flips.inputs,
+                labels=flips.drawn,
+                due=due or {},
+                modes=self.modes if due else (),
+                share=best.share,
+                effect=effect,
+                seed=self.runner.seed,
+            )
+            output = PREDICTION if due else "score"
             self.findings.append(
-                Finding(name, PREDICTION, 0, best.share - 0.5, "coin flips", detail=str(best))
+                Finding(name, output, 0, effect, "coin flips", example, detail=str(best))
             )
         said = "; ".join(f"{word} {one}" for one in found)
         return ("found" if best.found else "passed"), said

@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kt_forecast.audit import STAGES, ContractError, Counterexample, audit, causal, clock, kt
+from kt_forecast.audit import (
+    STAGES,
+    CoinFlips,
+    ContractError,
+    Counterexample,
+    audit,
+    causal,
+    clock,
+    kt,
+)
 
 STEPS = 11
 TIME = torch.arange(STEPS)[None]
@@ -227,13 +236,20 @@ def test_labels_that_are_the_inputs_must_be_shifted(shifted):
     assert only(report) == found, report.text()
 
 
-def test_teacher_forcing_on_the_current_answer_is_learnt_from_coin_flips():
+def test_teacher_forcing_on_the_current_answer_is_learnt_from_coin_flips(tmp_path):
     torch.manual_seed(0)
     skip = ["compiled", "training step"]
     said = {}
     for kind in ("honest", "current answer"):
-        report = audit(Tracer(kind), answers(), kt(), skip=["compiled"], moments=2)
+        model = Tracer(kind)
+        report = audit(model, answers(), kt(), skip=["compiled"], moments=2)
         said[kind] = stage(report, "coin flips")
+    (finding,) = [f for f in report.findings if f.method == "coin flips"]
+    finding.counterexample.save(tmp_path / "leak.npz")
+    again = CoinFlips.load(tmp_path / "leak.npz")
+    assert again.replay(model) == pytest.approx(finding.effect)
+    assert abs(again.replay(Tracer("honest"))) < finding.effect / 4
+    assert "CoinFlips.load" in report.to_html()
     assert said["honest"].outcome == "passed", said
     assert said["current answer"].outcome == "found", said
     report = audit(Tracer("honest"), answers(), kt(), skip=skip, moments=2)
@@ -261,6 +277,12 @@ def test_a_pipeline_is_scored_on_coin_flips(peeks):
         assert "coin flips in place of response" in str(report.findings[0])
         assert "coin flips" in report.to_json()
         assert "coin flips" in report.to_html()
+        finding = report.findings[0]
+        example = finding.counterexample
+        assert finding.effect > 0.3
+        assert example.labels["response"].unique().tolist() == [0, 1]
+        assert example.replay(lambda y: nearest(y, peeks=True)) == pytest.approx(finding.effect)
+        assert abs(example.replay(lambda y: nearest(y, peeks=False))) < 0.1
 
 
 def test_flips_are_shared_within_an_event():
