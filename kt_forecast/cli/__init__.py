@@ -7,5 +7,5 @@ from kt_forecast.cli.app import app, main
 __all__ = ["app", "main"]
 
 # One file a group of commands, in the order of --help.
-for _group in ("work", "audit", "runs", "zoo", "data", "study", "tune", "serve"):
+for _group in ("work", "audit", "runs", "zoo", "data", "study", "tune", "serve", "export"):
     import_module(f"kt_forecast.cli.{_group}")
