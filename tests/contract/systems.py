@@ -39,7 +39,15 @@ TRACED = [
 ]
 
 
-SMALL: dict[str, dict[str, object]] = {}
+SMALL: dict[str, dict[str, object]] = {
+    "infini_transformer": {"segment": 4},
+    "mamba": {"chunk": 4},
+    "memory_transformer": {"slots": 3, "heads": 2},
+    "retnet": {"chunk": 4, "magnitudes": True},
+    "rmt": {"slots": 3, "segment": 4, "heads": 2},
+    "transformer_xl": {"window": 5, "segment": 4},
+    "titans": {"chunk": 4, "heads": 2, "window": 5, "slots": 3},
+}
 """Settings under which a few steps already cross every border that a system has."""
 
 

@@ -1,0 +1,130 @@
+"""Layers with states, one upon another, as a mixer of steps."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from kt_forecast.nn.feedforward import FeedForward
+from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.system import State
+
+
+@runtime_checkable
+class Mixing(Protocol):
+    """What mixes real steps that follow each other, one sequence a row."""
+
+    def init_state(self, batch: int) -> Any:  # noqa: ANN401
+        """Return the state before the first step: zeros, batch first."""
+        ...
+
+    def __call__(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:  # noqa: ANN401
+        """Return one vector a step, and the state after the span's real steps."""
+        ...
+
+
+class MixingLayer(nn.Module):
+    """What mixes steps, and a feed-forward network, each added to a normalised reading.
+
+    Args:
+        mixing: see `Mixing`.
+        width: numbers in a step's vector.
+        norm: makes a normalisation of vectors of a width.
+        inner: numbers between the two maps of the feed-forward network; 0 for none.
+        dropout: probability of dropping a number of what is added.
+    """
+
+    def __init__(
+        self,
+        mixing: Mixing,
+        width: int,
+        *,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        inner: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm = norm(width)
+        self.mixing = mixing
+        self.dropout = nn.Dropout(dropout)
+        self.feed_norm = norm(width) if inner else None
+        self.feed = FeedForward(width, inner, dropout=dropout) if inner else None
+
+    def init_state(self, batch: int) -> Any:  # noqa: ANN401
+        """Return the state before the first step."""
+        return self.mixing.init_state(batch)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time width"],
+        state: Any,  # noqa: ANN401
+        span: Span,
+    ) -> tuple[Float[Tensor, "batch time width"], Any]:
+        """Return the steps with what they read added, and the state afterwards."""
+        mixed, state = self.mixing(self.norm(x), state, span)
+        x = x + self.dropout(mixed)
+        if self.feed is not None and self.feed_norm is not None:
+            x = x + self.feed(self.feed_norm(x))
+        return x, state
+
+
+@dataclass(frozen=True)
+class StackState(State):
+    """How many steps each row has seen, and the state of every layer, by number."""
+
+    position: Int[Tensor, " batch"]
+    layers: tuple[Any, ...]
+
+
+class Stack(nn.Module):
+    """Layers one upon another; see `kt_forecast.nn.system.Mixer`.
+
+    Args:
+        layers: each takes steps, its state and their `Span`.
+        norm: applied to what the last layer gives.
+    """
+
+    def __init__(self, layers: Iterable[MixingLayer], norm: nn.Module) -> None:
+        super().__init__()
+        self.layers: Sequence[MixingLayer] = nn.ModuleList(layers)  # type: ignore[assignment]
+        self.norm = norm
+
+    def init_state(self, batch: int) -> StackState:
+        """Return the state of ``batch`` sequences before their first step."""
+        parameter = next(self.parameters())
+        position = parameter.new_zeros(batch).long()
+        return StackState(position, tuple(layer.init_state(batch) for layer in self.layers))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time width"],
+        state: StackState | None = None,
+        *,
+        valid: Bool[Tensor, "batch time"] | None = None,
+        reset: Bool[Tensor, "batch time"] | None = None,
+    ) -> tuple[Float[Tensor, "batch time width"], StackState | None]:
+        """Mix the steps of ``x``, which follow those that ``state`` has seen.
+
+        Args:
+            x: embedded steps, oldest first.
+            state: what earlier segments left behind; None at the start.
+            valid: False at padding.
+            reset: True at the first step of a new sequence.
+
+        Returns:
+            One vector a step, and the state afterwards (None for a pass without ``state``).
+        """
+        carried = self.init_state(x.shape[0]) if state is None else state
+        if state is None and valid is None and reset is None:
+            return self._run(x, carried, Span.beginning(x))[0], None
+        y, after = in_turn(self._run, x, carried, valid, reset)
+        return y, None if state is None else after
+
+    def _run(self, x: Tensor, state: StackState, span: Span) -> tuple[Tensor, StackState]:
+        after = []
+        for layer, before in zip(self.layers, state.layers, strict=True):
+            x, left = layer(x, before, span)
+            after.append(left)
+        return self.norm(x), StackState(state.position + span.count, tuple(after))
