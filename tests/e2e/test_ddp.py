@@ -4,17 +4,18 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.e2e import tiny_training
+from tests.e2e import tiny_forecast, tiny_training
 
 
-def launch(folder, *options, dies=False):
+def launch(folder, *options, dies=False, script=tiny_training):
     folder.mkdir(exist_ok=True)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [sys.executable, *torchrun, tiny_training.__file__, str(folder), *options]
+    command = [sys.executable, *torchrun, script.__file__, str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode != 0) == dies, done.stderr
     return [] if dies else [told(folder, rank) for rank in range(2)]
@@ -42,6 +43,19 @@ def test_two_processes_equal_one(tmp_path, device):
         for name, expected in load_file(tmp_path / "one" / "rank0.safetensors").items():
             torch.testing.assert_close(ours[name], expected, rtol=1e-5, atol=1e-5)
     assert [p.name for p in (tmp_path / "two" / "place").iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_two_processes_forecast_as_one_does(tmp_path):
+    (tmp_path / "one").mkdir()
+    tiny_forecast.main(tmp_path / "one")
+    alone = told(tmp_path / "one", 0)
+    together = launch(tmp_path / "two", script=tiny_forecast)
+    assert [found["world"] for found in together] == [2, 2]
+    for found in together:
+        for name in ("losses", "metrics"):
+            assert found[name] == pytest.approx(alone[name], rel=1e-5)
+        for name in ("point", "quantiles"):
+            np.testing.assert_allclose(found[name], alone[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
