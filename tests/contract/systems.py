@@ -24,9 +24,12 @@ def systems() -> dict[str, System]:
             system = getattr(import_module(f"{package}.{name}"), "SYSTEM", None)
             if system is not None and system.build is not None:
                 found[name] = system
-    return found
+    forms = {form: found[name] for form, name in OTHER_FORMS.items() if name in found}
+    return found | forms
 
 
+OTHER_FORMS = {"mamba2": "mamba", "infini_transformer_delta": "infini_transformer"}
+"""Settings, by a name of their own, that make so much of a system anew that it is tested twice."""
 SYSTEMS = systems()
 STEP_CAUSAL = [n for n, s in SYSTEMS.items() if s.promises.causality in {"step", "step by change"}]
 STREAMING = [n for n in STEP_CAUSAL if SYSTEMS[n].promises.streaming]
@@ -35,13 +38,16 @@ TRACED = [
     (name, scheme)
     for name in STEP_CAUSAL
     for scheme in SCHEMES
+    if name not in OTHER_FORMS
     if scheme != "two_stream" or SYSTEMS[name].promises.two_streams
 ]
 
 
 SMALL: dict[str, dict[str, object]] = {
     "infini_transformer": {"segment": 4},
+    "infini_transformer_delta": {"segment": 4, "rule": "delta"},
     "mamba": {"chunk": 4},
+    "mamba2": {"chunk": 4, "form": "mamba2", "groups": 2},
     "memory_transformer": {"slots": 3, "heads": 2},
     "retnet": {"chunk": 4, "magnitudes": True},
     "rmt": {"slots": 3, "segment": 4, "heads": 2},
