@@ -29,6 +29,9 @@ from kt_forecast.audit.training import (
     watched,
 )
 
+KINDS, FEW_KINDS = 4, 2
+"""Kinds of replacement that are tried in a training step, and where a proof holds."""
+
 SHORT = 32
 """Steps of the sequences on which coin flips are predicted, where the contract leaves them open."""
 
@@ -164,7 +167,7 @@ class Steps:
             )
             if not rows.why:
                 proofs.append(rows.proof)
-                if len(self.hits) == before:
+                if len(self.hits) == before and not rows.proof.holds:
                     self._falsify(rows)
         found = len(self.hits) > before
         said = f"{step.how}; labels: {', '.join(labels) or 'none by name'}"
@@ -201,9 +204,10 @@ class Steps:
         names = list(judged.clocks.available)
         groups: list[tuple[str, ...]] = [(n,) for n in names] if excess else []
         groups += [tuple(names)] if len(names) > 1 or not groups else []
+        most = FEW_KINDS if judged.proof.holds else KINDS
         for weights in (OWN, GENERIC):
             setting = Setting(TRAINING, weights)
-            hits = search.run(setting, moments=ticks, groups=groups, double=self.double)
+            hits = search.run(setting, moments=ticks, groups=groups, most=most, double=self.double)
             if hits:
                 alone = [hit for hit in hits if len(hit.inputs) == 1]
                 self.hits += [(hit, "training") for hit in (alone or hits)]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,9 @@ def audit_forecaster(model: Any, batch: WindowBatch, *, moments: int = 16) -> Re
     """Audit a forecaster on real windows under the forecasting contract.
 
     A system that forecasts from every patch of a window is audited at every patch's end and in
-    both modes. One that reads whole windows is audited in evaluation: batch normalisation, where
-    it has one, couples the windows of a training batch.
+    both modes, and so are the forecasts that its own loss weighs. One that reads whole windows is
+    audited in evaluation: batch normalisation, where it has one, couples the windows of a training
+    batch.
 
     Args:
         model: a `SeriesForecaster`, or anything with ``predict(batch)``.
@@ -47,8 +49,23 @@ def audit_forecaster(model: Any, batch: WindowBatch, *, moments: int = 16) -> Re
         return model(replace(here, **changed).window, origins=count)  # type: ignore[arg-type]
 
     modes = BOTH if task.dense else BOTH[:1]
+
+    def weighed(changed: dict[str, Tensor]) -> Tensor:
+        seen: list[Tensor] = []
+
+        def note(out: Tensor, *_: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+            seen.append(out)
+            return out.sum(), out.new_tensor(out.numel())
+
+        with patch.object(model, "_losses", note):
+            model.loss(replace(here, **changed))  # type: ignore[arg-type]
+        return seen[0]
+
     contract = _from_origins(inputs, first)
-    return audit(model, inputs, contract, call=call, modes=modes, moments=moments, skip=PLAIN)
+    return audit(
+        model, inputs, contract,
+        call=call, training=weighed, modes=modes, moments=moments, skip=PLAIN,
+    )  # fmt: skip
 
 
 def _audit_predictor(model: Any, batch: WindowBatch, moments: int) -> Report:  # noqa: ANN401

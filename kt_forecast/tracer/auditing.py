@@ -1,8 +1,11 @@
 """The audit that every trained knowledge tracer gets, without being asked."""
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch import Tensor
 
 from kt_forecast.audit import Report, audit, kt
@@ -17,6 +20,9 @@ READ = ("question", "concepts", "seconds", "response", "extras")
 PLAIN = ("compiled",)
 """Stages left out: nothing is trained or served compiled."""
 
+ELSEWHERE = (*PLAIN, "coin flips")
+"""Also left out: a run's scoring is tried with coin flips, see `kt_forecast.experiment`."""
+
 
 def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
     """Audit a tracer on real interactions under the knowledge-tracing contract.
@@ -28,23 +34,35 @@ def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
 
     Returns:
         The report; every prediction may use what is asked at its step and the answers of earlier
-        events.
+        events. So must those that its own loss weighs.
     """
     here = batch.to(next(tracer.parameters()).device)
     inputs = {name: getattr(here, name) for name in READ}
     inputs = {name: x for name, x in inputs.items() if x.numel()}
 
+    def told(changed: dict[str, Tensor]) -> Batch:
+        return replace(here.steps(0, changed["question"].shape[1]), **changed)  # type: ignore[arg-type]
+
     def call(changed: dict[str, Tensor]) -> Tensor:
-        first = here.steps(0, changed["question"].shape[1])
-        logits, _ = tracer(replace(first, **changed))  # type: ignore[arg-type]
-        return logits.masked_fill(~first.real, 0.0)
+        batch = told(changed)
+        logits, _ = tracer(batch)
+        return logits.masked_fill(~batch.real, 0.0)
 
     def followed(changed: dict[str, Tensor]) -> Tensor:
-        names = ("counts_before", "last_before")
-        with patch.multiple(history, **{name: getattr(plain, name) for name in names}):
+        with _plainly():
             return call(changed)
 
-    contract = kt(here.event)
+    def loss(changed: dict[str, Tensor]) -> Tensor:
+        # Telling the next question from others compares with those, so that it must read them.
+        with _plainly(), patch.object(tracer, "_next_question", lambda *_: torch.zeros(())):
+            return tracer.loss(told(changed))[0]
+
     return audit(
-        tracer, inputs, contract, call=call, plain=followed, moments=moments, skip=PLAIN
-    )
+        tracer, inputs, kt(here.event),
+        call=call, plain=followed, training=loss, moments=moments, skip=ELSEWHERE,
+    )  # fmt: skip
+
+
+def _plainly() -> AbstractContextManager[Any]:
+    names = ("counts_before", "last_before")
+    return patch.multiple(history, **{name: getattr(plain, name) for name in names})
