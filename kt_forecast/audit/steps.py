@@ -25,6 +25,7 @@ from kt_forecast.audit.training import (
     label_names,
     row_pairs,
     training_clock,
+    training_needs,
     training_step,
     watched,
 )
@@ -146,7 +147,8 @@ class Steps:
         labels = label_names(self.inputs, self.asked.labels)
         try:
             available = training_clock(self.contract, self.inputs, self.axes, labels)
-            judged = judge(trainer, self.inputs, available, self.clocks, labels)
+            needed = training_needs(self.contract, self.clocks)
+            judged = judge(trainer, self.inputs, available, needed, labels)
         except Exception as error:
             said = f"{step.how} cannot be called ({type(error).__name__}: {first_line(error)})"
             if given is not None:

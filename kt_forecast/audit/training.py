@@ -49,6 +49,10 @@ OPEN = 2**60
 """The moment of what is weighed against nothing that has a clock."""
 
 
+HALVES = 2
+"""Moments of a training step to each of a contract along time, so that a label is one later."""
+
+
 @dataclass(frozen=True)
 class Step:
     """A training step.
@@ -187,7 +191,7 @@ def training_clock(
     available = dict(contract.pairs(inputs)[0][0])
     if contract.shift is None:
         return available
-    found = {name: 2 * moments for name, moments in available.items()}
+    found = {name: HALVES * moments for name, moments in available.items()}
     labels = [name for name in labels if name in found]
     for name in labels:
         x = inputs[name]
@@ -195,6 +199,13 @@ def training_clock(
         if not any(o.shape == x.shape and torch.equal(o, x.to(o)) for o in others):
             found[name] = found[name] + 1
     return found
+
+
+def training_needs(contract: Contract, clocks: Clocks) -> Clocks:
+    """Return when outputs are needed, on the clock of `training_clock`."""
+    if contract.shift is None:
+        return clocks
+    return replace(clocks, needed={p: HALVES * moments for p, moments in clocks.needed.items()})
 
 
 @dataclass
@@ -252,7 +263,7 @@ def judge(
             if fitted is not None and bool((of != NEVER).any()):
                 due[path] = fitted
     for path, y in outputs.items():
-        known = needed.needed.get(path.removeprefix(f"{RETURNED}."))
+        known = _needed(path.removeprefix(f"{RETURNED}."), y, needed)
         if not due and known is not None and known.shape == y.shape and strictly:
             own = [
                 clocks.available[n]
@@ -273,6 +284,14 @@ def judge(
         labels_of = {path: first.labels[path] for path in due}
         return Judged(replace(first, labels=labels_of, excess=[]), pair, clocks)
     return Judged(prove(runner, inputs, pair, clocks, setting, name=name), pair, clocks)
+
+
+def _needed(path: str, y: Tensor, clocks: Clocks) -> Tensor | None:
+    """Return when a returned tensor is needed: as the output of its name, or the only one."""
+    if len(clocks.needed) == 1 and y.ndim:
+        (only,) = clocks.needed.values()
+        return clocks.needed.get(path, only)
+    return clocks.needed.get(path)
 
 
 def _excess(proof: Proof, due: Clock) -> list[Excess]:

@@ -208,6 +208,16 @@ def test_a_training_step_is_given_as_a_function_and_its_counterexample_is_saved(
         audit(model, answers(), kt(), training=lambda batch: batch["absent"], skip=without())
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_predictions_that_a_training_step_returns_keep_to_the_contract(ahead):
+    def step(x):
+        return {"loss": x.square().mean(), "guess": x.cumsum(1).roll(-ahead, 1)}
+
+    report = audit(lambda x: x.cumsum(1), X, causal(), training=step, skip=without(), moments=2)
+    assert stage(report, "training step").outcome == ("found" if ahead else "proved")
+    assert report.verdict == ("leak" if ahead else "proved"), report.text()
+
+
 class Language(nn.Module):
     """A language model whose call returns its loss, shifted or not."""
 
