@@ -7,6 +7,8 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
+from kt_forecast.tracking.tracker import LEVEL, SHOWN_LEVEL
+
 
 class StoredForecaster(PythonModel):  # type: ignore[misc]
     """A forecaster read from its own folder."""
@@ -30,9 +32,16 @@ class StoredForecaster(PythonModel):  # type: ignore[misc]
             context: MLflow's; everything is in the model already.
             model_input: series up to the moment to forecast from; rows after a series' last value
                 hold the covariates known in advance.
-            params: ``level``, the percentage of the interval.
+            params: ``level``, the percentage of the interval; where nobody says, the one that is
+                shown, if the forecaster has it.
         """
-        return self.model.predict(model_input, **(params or {}))
+        given = dict(params or {})
+        calibrated = self.model.fitted_.conformal
+        levels = () if calibrated is None else calibrated.levels
+        # MLflow fills in what nobody said, and does not tell.
+        if given.get(LEVEL) == SHOWN_LEVEL and SHOWN_LEVEL not in {100 * one for one in levels}:
+            del given[LEVEL]
+        return self.model.predict(model_input, **given)
 
 
 set_model(StoredForecaster())
