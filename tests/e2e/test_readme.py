@@ -30,6 +30,7 @@ def test_the_readme_shows_every_command():
         "compare",
         "data",
         "evaluate",
+        "export",
         "forecast",
         "predict",
         "promote",

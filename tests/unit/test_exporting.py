@@ -153,7 +153,9 @@ def test_the_window_form_with_int8_says_what_it_costs(tmp_path):
     (found,) = manifest(tmp_path / "out")["int8"]
     before, after = found["score"]
     told = KnowledgeTracer.load(tmp_path / "model").predict_proba(data)
-    assert before == pytest.approx(auc(told["response"].to_numpy(), told["p_correct"].to_numpy()))
+    assert before == pytest.approx(
+        auc(told["response"].to_numpy().astype(int), told["p_correct"].to_numpy())
+    )
     assert before != after
     assert after == pytest.approx(before, abs=0.05)
     assert found["bytes"][1] < found["bytes"][0]
