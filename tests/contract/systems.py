@@ -51,10 +51,17 @@ SMALL: dict[str, dict[str, object]] = {
     "memory_transformer": {"slots": 3, "heads": 2},
     "retnet": {"chunk": 4, "magnitudes": True},
     "rmt": {"slots": 3, "segment": 4, "heads": 2},
+    "gtrxl": {"window": 5, "segment": 4},
     "transformer_xl": {"window": 5, "segment": 4},
     "titans": {"chunk": 4, "heads": 2, "window": 5, "slots": 3},
 }
 """Settings under which a few steps already cross every border that a system has."""
+
+COUNTED: dict[str, dict[str, object]] = {
+    "rmt": {"segment": 256},
+    "titans": {"chunk": 256, "window": 64},
+}
+"""Settings under which thousands of steps are counted in a few seconds."""
 
 
 def settings(name: str, **changes: object) -> SystemConfig:

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from contract.systems import STEP_CAUSAL, STREAMING, SYSTEMS, WIDTH, generic, mixer, settings
+from contract.systems import (
+    COUNTED,
+    STEP_CAUSAL,
+    STREAMING,
+    SYSTEMS,
+    WIDTH,
+    generic,
+    mixer,
+    settings,
+)
 from safetensors.torch import load_file, save_file
 
 from kt_forecast.audit.cost import growth
@@ -239,7 +248,7 @@ def test_every_searchable_value_is_a_valid_setting(name):
 def test_measured_cost_grows_as_promised(name):
     system = SYSTEMS[name]
     promised = system.promises.cost
-    module = system.build(settings(name))
+    module = system.build(settings(name, **COUNTED.get(name, {})))
     measured = growth(module, WIDTH, streaming=system.promises.streaming)
     for what in ("training_flops", "training_bytes", "step_flops", "state_bytes"):
         value = getattr(measured, what)
