@@ -128,19 +128,41 @@ def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
         ContractError: model, batch and contract do not fit together.
     """
     inputs, _ = flattened(batch)
-    if not inputs:
-        raise ContractError("the batch holds no tensor; accepted are tensors in any nest")
-    strange = sorted(set(skip) - set(STAGES)) + sorted(set(modes) - {EVALUATION, TRAINING})
+    _check(inputs, contract)
+    skip = (skip,) if isinstance(skip, str) else skip
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    if not modes or set(modes) - {EVALUATION, TRAINING}:
+        raise ContractError(f"modes={modes}: accepted are {EVALUATION}, {TRAINING} or both")
+    strange = sorted(set(skip) - set(STAGES))
     if strange:
-        raise ContractError(f"{strange} is no stage or mode; stages are {list(STAGES)}")
+        raise ContractError(f"skip={strange} are no stages; there are {list(STAGES)}")
     module, called = stages.wrapped(model)
     runner = Runner(module, call or calling(called, batch), seed, plain)
     strange = sorted(set(labels) - set(inputs))
     if strange:
         raise ContractError(f"labels={strange} are no inputs; the batch has {sorted(inputs)}")
     asked = Asked(model, batch, padding, training, pipeline, tuple(labels))
-    run = _Audit(runner, inputs, contract, tuple(modes), moments, frozenset(skip), asked)
+    run = _Audit(runner, inputs, contract, modes, moments, frozenset(skip), asked)
     return run.report(single=call is None and len(inputs) == 1)
+
+
+def _check(inputs: dict[str, Tensor], contract: Any) -> None:  # noqa: ANN401 - as it was given
+    """Refuse what nothing can be said of.
+
+    Raises:
+        ContractError: there is no contract, no tensor, or an empty one.
+    """
+    if not isinstance(contract, Contract):
+        said = f"{contract!r}" if isinstance(contract, str) else f"a {type(contract).__name__}"
+        raise ContractError(f"the contract is {said}; accepted is one such as causal()")
+    if not inputs:
+        raise ContractError("the batch holds no tensor; accepted are tensors in any nest")
+    empty = [name for name, x in inputs.items() if 0 in x.shape[:2]]
+    if len(empty) == len(inputs):
+        raise ContractError(
+            f"the batch is empty: {empty[0]} has the shape {list(inputs[empty[0]].shape)}; accepted"
+            " is one with rows and steps"
+        )
 
 
 @dataclass(frozen=True)
@@ -340,11 +362,33 @@ class _Audit:
         self.bound = contract
         self.pairs = contract.pairs(self.inputs)
         self.clocks = [spread_clocks(pair, self.inputs, self.outputs) for pair in self.pairs]
+        self._must_say_something()
         if not self.axes and self.pairs[0][0]:
             self.axes = along_clocks(self.pairs[0][0], self.inputs)
             first = next(iter(self.axes.values()), 0)
             self.out_axes = dict.fromkeys(self.clocks[0].needed, first) if self.axes else {}
         self.row_axis = 1 if contract.axis == 0 else 0
+
+    def _must_say_something(self) -> None:
+        """Refuse a contract under which nothing could leak; say where nothing is late.
+
+        Raises:
+            ContractError: it has no clocks, and no other row.
+        """
+        rows = all(not known and not due for known, due in self.pairs)
+        if rows and row_count(self.inputs, 0) < 2:
+            raise ContractError("one row depends on no other; accepted is a batch of two or more")
+        if not rows and any(not known or not due for known, due in self.pairs):
+            raise ContractError(
+                "the contract has moments for no input or for no output; accepted are both"
+            )
+        known = [x.max() for c in self.clocks for x in c.available.values() if x.numel()]
+        due = [x.min() for c in self.clocks for x in c.needed.values() if x.numel()]
+        self.scope["nothing_late"] = (
+            "no input is known later than any output is needed"
+            if known and due and max(known) <= min(due)
+            else ""
+        )
 
     # The proof.
 

@@ -13,6 +13,9 @@ from kt_forecast.audit.running import Outputs, Runner, Setting
 SHORTEST = 3
 """Steps that a sequence must have for its length to be varied."""
 
+NAMED = 6
+"""Tensors that a message names."""
+
 NAMED_SIZES = ("chunk", "window", "patch", "block", "kernel", "dilat", "stride", "segment", "lag")
 """Parts of names of attributes that hold a number of steps."""
 
@@ -177,4 +180,5 @@ def _is_mask(x: Tensor, inputs: dict[str, Tensor]) -> bool:
 
 
 def _shapes(tensors: dict[str, Tensor]) -> str:
-    return ", ".join(f"{name} {list(x.shape)}" for name, x in tensors.items())
+    said = [f"{name} {list(x.shape)}" for name, x in tensors.items()]
+    return ", ".join([*said[:NAMED], *(["..."] if len(said) > NAMED else [])])

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field, fields
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -208,20 +209,29 @@ class Report:
         lines += [f"{name}: {value}" for name, value in self.scope.items() if value not in ("", [])]
         return "\n".join(lines)
 
-    def to_json(self) -> str:
-        """Return the report as JSON; tensors of counterexamples are shortened."""
-        return json.dumps(_plain(self), indent=2)
+    def to_json(self, path: Path | str | None = None) -> str:
+        """Return the report as JSON; tensors of counterexamples are shortened.
 
-    def to_html(self) -> str:
-        """Return the report as one page that needs nothing else."""
+        Args:
+            path: a file to write it to as well.
+        """
+        return _written(json.dumps(_plain(self), indent=2), path)
+
+    def to_html(self, path: Path | str | None = None) -> str:
+        """Return the report as one page that needs nothing else.
+
+        Args:
+            path: a file to write it to as well.
+        """
         from kt_forecast.audit.page import page
 
-        return page(self)
+        return _written(page(self), path)
 
-    def to_junit(self, name: str = "audit") -> str:
+    def to_junit(self, path: Path | str | None = None, *, name: str = "audit") -> str:
         """Return the report as JUnit XML: a case for each stage, and one for the verdict.
 
         Args:
+            path: a file to write it to as well.
             name: of the suite.
         """
         failed = self.verdict == LEAKS
@@ -240,7 +250,13 @@ class Report:
             SubElement(case, "skipped", message=self.summary())
         suite.set("failures", str(sum(len(c.findall("failure")) for c in suite)))
         suite.set("timestamp", date.today().isoformat())
-        return tostring(suite, encoding="unicode")
+        return _written(tostring(suite, encoding="unicode"), path)
+
+
+def _written(text: str, path: Path | str | None) -> str:
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any part of a report

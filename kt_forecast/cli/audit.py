@@ -72,9 +72,9 @@ def audit(
             report = _whole_flow(target, runs, device)
     except ContractError as error:
         raise InputError(str(error)) from None
-    for place, text in ((json, report.to_json), (html, report.to_html), (junit, report.to_junit)):
+    for place, write in ((json, report.to_json), (html, report.to_html), (junit, report.to_junit)):
         if place is not None:
-            place.write_text(text(), encoding="utf-8")
+            write(place)
             say(f"wrote {place}")
     raise typer.Exit(auditor.exit_code(report, strictly=strict))
 

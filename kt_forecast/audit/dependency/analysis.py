@@ -253,6 +253,8 @@ def _named(model: nn.Module | None, tracker: Tracker) -> Iterator[None]:
         return
     handles = []
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.RecursiveScriptModule):  # which takes no hooks
+            continue
         title = f"{name or '<model>'} ({type(module).__name__})"
         handles += [
             module.register_forward_pre_hook(
