@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kt_forecast.data.series.splits import SeriesSplit
 from kt_forecast.data.splits import Role
 from kt_forecast.errors import InputError
 from kt_forecast.experiment.running import inside
 from kt_forecast.experiment.stored import RECIPE, SPLIT, ForecastRun, Run, find
+from kt_forecast.exporting.forecasting import REAL
 from kt_forecast.exporting.forms import Form, Program
 from kt_forecast.forecaster.fitting import Fitted as FittedForecaster
 from kt_forecast.forecaster.fitting import valid_origins
@@ -132,9 +132,9 @@ def of_tracer(
         InputError: there is neither a table nor a run.
     """
     if data is not None:
-        from kt_forecast.data import tables
+        from kt_forecast.data.tables import load
 
-        sequences = build(tables.load(data), fitted.vocabulary)
+        sequences = build(load(data), fitted.vocabulary)
         return HeldOutStudents(fitted, sequences, length), f"all students of {data}"
     from kt_forecast.experiment import flow, tables
     from kt_forecast.experiment.recipe import Recipe
@@ -157,7 +157,13 @@ def of_forecaster(
     if data is not None:
         from kt_forecast.data.series.load import load
 
-        table = load(data, freq=fitted.frequency.text, future=fitted.scale.future_names)
+        table = load(
+            data,
+            freq=fitted.frequency.text,
+            past=fitted.scale.past_names,
+            future=fitted.scale.future_names,
+            static=tuple(fitted.facts.get("static", ())),
+        )
         series = fitted.build(table)
         low = np.zeros(table.n_series, dtype=np.int64) + fitted.context
         chosen = origins(series, low, table.length, horizon=fitted.horizon, mixing=mixing)
@@ -170,12 +176,11 @@ def of_forecaster(
     recipe = ForecastRecipe.read(inside(found, RECIPE))
     table = load_series(recipe.data)
     rows = forecasting.prepare(recipe, table, fitted.horizon, found.folder / SPLIT)
-    roles: SeriesSplit = rows.roles
     series = fitted.build(table)
-    if form.inputs.keys() & {"real"} or series.observed is None:
-        complete = replace(roles, train_end=np.maximum(roles.train_end, fitted.context))
-    else:
+    if REAL not in form.inputs and series.observed is not None:
         raise InputError("--int8: the validation rows hold missing values; accepted is --data")
+    # A form without `real` takes complete windows only.
+    complete = replace(rows.split, train_end=np.maximum(rows.split.train_end, fitted.context))
     chosen = valid_origins(fitted.plan, series, complete)
     return HeldOutSeries(fitted, series, chosen, form), "the validation windows"
 

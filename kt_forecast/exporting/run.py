@@ -235,7 +235,7 @@ def _written(form: Form, path: Path, differences: tuple[tuple[Size, float], ...]
 
 def _compared(written: list[Written]) -> Table:
     """Return the table of how far each file is from the model."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             one.name,
             f"{one.size:,}",
@@ -244,7 +244,7 @@ def _compared(written: list[Written]) -> Table:
         )
         for one in written
     ]
-    header = ("file", "bytes", "largest difference", "at batch x length")
+    header: tuple[str, ...] = ("file", "bytes", "largest difference", "at batch x length")
     return "files compared with the model", header, rows
 
 
@@ -256,7 +256,9 @@ def _int8(
     Raises:
         InputError: there are no rows to tell it on.
     """
-    rows, facts, smaller = [], [], []
+    rows: list[tuple[str, ...]] = []
+    facts: list[dict[str, Any]] = []
+    smaller: list[Written] = []
     for one in written:
         if not one.name.endswith(ENDINGS[ONNX]):
             continue
@@ -284,7 +286,7 @@ def _int8(
                 " -> ".join(f"{size:,}" for size in found["bytes"]),
             )
         )
-    header = ("file", "measured", "float32", "int8", "ms a call", "bytes")
+    header: tuple[str, ...] = ("file", "measured", "float32", "int8", "ms a call", "bytes")
     return ("what int8 costs and gains", header, rows), facts, smaller
 
 

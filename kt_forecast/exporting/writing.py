@@ -49,7 +49,7 @@ def traced(form: Form) -> torch.export.ExportedProgram:
         for shape in form.inputs.values()
     )
     # Else torch takes for granted that no size is 0 or 1.
-    oblivious = sizes.patch(backed_size_oblivious=True)
+    oblivious = sizes.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     with quiet(), _unannotated(), torch.no_grad(), oblivious:
         program = torch.export.export(form.module, form.example, dynamic_shapes=(free,))
     # Guards tie sizes together as the example had them; every size is checked on the file instead.

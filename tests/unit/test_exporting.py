@@ -138,6 +138,7 @@ def test_the_step_form_follows_a_student_without_this_package(tmp_path):
         assert by_torch == pytest.approx(own, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_window_form_with_int8_says_what_it_costs(tmp_path):
     data = tmp_path / "answers.csv"
     write(simulate(Simulation(students=12, questions=20, concepts=4)), data)
