@@ -1,6 +1,7 @@
 """Every planted leak of `tests/leaks` is found, and no honest model is accused."""
 
 import functools
+import linecache
 from types import ModuleType
 
 import pytest
@@ -83,6 +84,10 @@ def test_the_place_where_a_leak_enters_is_named(name):
     place = located(audited(name, honest=False), load(name))
     assert place.module is not False
     assert (place.op is False) == (name in MISPLACED)
+    sources = [f.source.rpartition(":") for f in audited(name, honest=False).findings]
+    lines = [linecache.getline(path, int(line)) for path, _, line in sources if path]
+    wanted = getattr(load(name), "AT", "")
+    assert not wanted or any(wanted in line for line in lines), lines
 
 
 @pytest.mark.parametrize("name", list(cases(HONEST)))

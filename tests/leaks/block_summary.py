@@ -7,6 +7,7 @@ from kt_forecast.audit import causal
 WHAT = "a step attends to the mean of its own block, which is not over yet (nanochat issue 844)"
 WHERE = ("1", "mean")
 ALSO = ("1", "slice")
+AT = "repeat_interleave(BLOCK"
 BLOCK = 4
 
 

@@ -7,6 +7,7 @@ from kt_forecast.audit import clock
 WHAT = "a statistic is read for its own month, though it is published two months later"
 WHERE = ("", "add")
 ALSO = ("", "constant_pad_nd")
+AT = "self.delay"
 DELAY = 2
 
 

@@ -7,6 +7,7 @@ from kt_forecast.audit import kt
 WHAT = "whether a hint was used is known after the question, and is fed with it"
 WHERE = ("", "cat")
 ALSO = ("told", "addmm")
+AT = "told = self.told(extras)"
 
 
 class Hinted(nn.Module):

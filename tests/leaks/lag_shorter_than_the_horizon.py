@@ -6,6 +6,7 @@ from kt_forecast.audit import clock
 WHAT = "a lag shorter than the horizon reads values that lie in the horizon"
 WHERE = ("", "slice")
 ALSO = ("", "mul")
+AT = "CONTEXT - self.lag"
 CONTEXT, HORIZON = 13, 5
 
 

@@ -6,6 +6,7 @@ from kt_forecast.audit import clock
 WHAT = "the head picks the next step's interaction where only the next question may be picked"
 WHERE = ("", "add")
 ALSO = ("", "slice")
+AT = "wanted[:, 1:]"
 
 
 class Dkt(nn.Module):

@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 WHAT = "one channel of one step reads one channel of one later step"
 WHERE = ("1", "select")
 ALSO = ("1", "copy_")
+AT = "self.read"
 
 
 class Pair(nn.Module):

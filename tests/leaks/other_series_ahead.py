@@ -7,6 +7,7 @@ from kt_forecast.audit import clock
 WHAT = "another series of the panel, whose clock runs ahead, is read at the same index"
 WHERE = ("", "add")
 ALSO = ("", "constant_pad_nd")
+AT = "self.delay"
 AHEAD = 1
 
 

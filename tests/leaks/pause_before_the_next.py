@@ -7,6 +7,7 @@ from kt_forecast.audit import kt
 WHAT = "the time to the next question is taken for the time since the last"
 WHERE = ("", "sub")
 ALSO = ("", "slice")
+AT = "pause = F.pad(seconds, (0, 1))"
 
 
 class Forgetting(nn.Module):

@@ -7,6 +7,7 @@ from kt_forecast.audit import causal
 WHAT = "periods are read off the spectrum averaged over the batch (TimesNet)"
 WHERE = ("1", "_fft_r2c")
 ALSO = ("1", "_local_scalar_dense")
+AT = "argmax()"
 
 
 class Periodic(nn.Module):

@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 WHAT = "a running sum runs from the end"
 WHERE = ("1", "cumsum")
 ALSO = ("1", "flip")
+AT = "x.flip(1).cumsum(1)"
 
 
 class RunningSum(nn.Module):

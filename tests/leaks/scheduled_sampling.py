@@ -7,6 +7,7 @@ from kt_forecast.audit import clock
 WHAT = "training feeds the label of the step itself where a coin says so"
 WHERE = ("", "where")
 ALSO = ("", "constant_pad_nd")
+AT = "self.lag"
 
 
 class Sampled(nn.Module):

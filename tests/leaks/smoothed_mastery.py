@@ -6,6 +6,7 @@ from kt_forecast.audit import kt
 WHAT = "mastery is smoothed by a backward pass of the hidden Markov model instead of filtered"
 WHERE = ("", "mul")
 ALSO = ("", "stack")
+AT = "backward[:-1]"
 
 
 class Bkt(nn.Module):

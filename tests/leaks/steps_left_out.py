@@ -6,6 +6,7 @@ from kt_forecast.audit import causal
 WHAT = "uneventful steps are left out, the rest moves up, and the gaps close from behind"
 WHERE = ("1", "gather")
 ALSO = ("1", "sort")
+AT = "argsort"
 
 
 class Compacted(nn.Module):

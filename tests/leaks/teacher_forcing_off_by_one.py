@@ -7,6 +7,7 @@ from kt_forecast.audit import clock
 WHAT = "in training the decoder is given the target of the step itself instead of the one before"
 WHERE = ("", "cat")
 ALSO = ("", "constant_pad_nd")
+AT = "self.lag"
 
 
 class Decoder(nn.Module):

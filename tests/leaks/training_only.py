@@ -7,6 +7,7 @@ from kt_forecast.audit import causal
 WHAT = "a smoother that reads the next step is switched on in training alone"
 WHERE = ("1", "add")
 ALSO = ("1", "slice")
+AT = "(0, 0, 0, 1)"
 
 
 class Smoothed(nn.Module):

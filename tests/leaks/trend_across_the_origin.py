@@ -7,6 +7,7 @@ from kt_forecast.audit import clock
 WHAT = "the window is split into trend and season before it is cut at the origin"
 WHERE = ("", "avg_pool2d")
 ALSO = ("", "replication_pad1d")
+AT = "F.avg_pool1d"
 CONTEXT, HORIZON = 13, 5
 
 
