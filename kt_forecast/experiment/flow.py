@@ -1,8 +1,6 @@
 """One experiment on students: table, split, training, audit, one reading of the test rows."""
 
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,27 +16,24 @@ from kt_forecast.experiment.auditing import audit_fitted
 from kt_forecast.experiment.beside import CACHE, fit_beside
 from kt_forecast.experiment.recipe import Recipe
 from kt_forecast.experiment.running import (
+    Place,
     Say,
-    alone,
-    checkpoint_of,
+    at_work,
     command,
-    going_on,
     hashed,
     keep,
     now,
     refuse_trained,
-    said_by_card,
     silent,
     told,
     track,
 )
-from kt_forecast.experiment.stored import RUNS, Run, home
+from kt_forecast.experiment.stored import RUNS, Run
 from kt_forecast.nn.system import unknown
 from kt_forecast.report import Protocol, RunRecord
 from kt_forecast.sequences.build import build_role, fit_vocabulary
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
 from kt_forecast.tracer import Fitted, Plan, fit_plan, plan
-from kt_forecast.tracking import Tracker
 from kt_forecast.training import Epoch, workers
 
 
@@ -78,7 +73,7 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
         TrainingError: a number in training is not finite.
     """
     chosen, beside = plans(recipe)
-    with ExitStack() as held, workers(device) as group:
+    with workers(device) as group:
         if group.world > 1:
             refuse_trained([one.name for one in beside if one.training is not None])
         first = group.rank == 0
@@ -86,47 +81,38 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
         interactions = tables.load(recipe.data)
         _describe(interactions, say)
         rows = prepare(recipe, interactions)
-        checkpoint = checkpoint_of(chosen.plain(), rows.key, runs)
-        if first:
-            held.enter_context(alone(checkpoint.folder))
-        going_on(checkpoint, say)
-        tracked = recipe.tracking.enabled and first
-        name = home(runs, recipe.title()).name
-        with (
-            Tracker(recipe.tracking.experiment, name, root=runs) if tracked else nullcontext() as (
-                tracker
-            )
-        ):
-            epochs = [_said(say, chosen)]
-            if tracker is not None:
-                tracker.settings(resolved(recipe, chosen))
-                tracker.data(
-                    data_hash=interactions.data_hash,
-                    split_hash=rows.roles.role_hash,
-                    name=interactions.name,
-                    source=recipe.data.source,
-                    split=rows.roles.kind,
-                    card=said_by_card(recipe.data.source),
-                )
-                epochs.append(tracker.epoch)
+        data = {
+            "name": interactions.name,
+            "data_hash": interactions.data_hash,
+            "split_hash": rows.roles.role_hash,
+            "split": rows.roles.kind,
+        }
+        with at_work(
+            recipe,
+            chosen.plain(),
+            rows.key,
+            settings=partial(resolved, recipe, chosen),
+            data=data,
+            runs=runs,
+            first=first,
+            say=say,
+        ) as place:
             fitted = fit_plan(
                 chosen,
                 rows.parts[Role.TRAIN],
                 rows.parts[Role.VALID],
                 rows.vocabulary,
-                checkpoint=checkpoint,
-                callbacks=epochs if first else (),
+                checkpoint=place.checkpoint,
+                callbacks=place.callbacks(_said(say, chosen)) if first else (),
                 device=str(group.device),
             )
             if not first:
                 return None
-            run_id = tracker.id if tracker is not None else None
-            if tracker is not None:
-                tracker.curves(fitted.epochs)
-            done = _finish(recipe, fitted, beside, rows, name, run_id, runs, say)
-            if tracker is not None:
-                track(tracker, done)
-        shutil.rmtree(checkpoint.folder, ignore_errors=True)
+            if place.tracker is not None:
+                place.tracker.curves(fitted.epochs)
+            done = _finish(recipe, fitted, beside, rows, place, runs, say)
+            if place.tracker is not None:
+                track(place.tracker, done)
         return done
 
 
@@ -269,8 +255,7 @@ def _finish(
     fitted: Fitted,
     beside: list[Plan],
     rows: Rows,
-    name: str,
-    run_id: str | None,
+    place: Place,
     runs: Path,
     say: Say,
 ) -> Run:
@@ -291,7 +276,7 @@ def _finish(
         "coin_flip": recipe.coin_flip,
     }
     record = RunRecord(
-        title=name,
+        title=place.name,
         created=now(),
         data=facts.data(rows.interactions, recipe.data.source),
         split=facts.split(rows.roles, rows.interactions),
@@ -308,11 +293,17 @@ def _finish(
         mastery=facts.mastery(fitted, rows.interactions, rows.roles.visible(Role.TEST)),
         environment=facts.environment(fitted.device),
         code_version=facts.code(),
-        command=command(runs / RUNS / name),
+        command=command(runs / RUNS / place.name),
         citations=facts.works(fitted, others),
     )
     folder, record = keep(
-        recipe, record, split=rows.roles, fitted=fitted, audit=report, run_id=run_id, runs=runs
+        recipe,
+        record,
+        split=rows.roles,
+        fitted=fitted,
+        audit=report,
+        run_id=place.run_id,
+        runs=runs,
     )
     return Run(folder, record)
 

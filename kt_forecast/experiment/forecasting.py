@@ -1,8 +1,6 @@
 """One experiment of forecasting: series, split, training, audit, one reading of the test rows."""
 
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,27 +23,24 @@ from kt_forecast.experiment import facts, forecast_facts
 from kt_forecast.experiment.beside import CACHE, from_cache
 from kt_forecast.experiment.recipe_forecast import HORIZON, ForecastRecipe
 from kt_forecast.experiment.running import (
+    Place,
     Say,
-    alone,
-    checkpoint_of,
+    at_work,
     command,
-    going_on,
     hashed,
     keep,
     now,
     refuse_trained,
-    said_by_card,
     silent,
     told,
     track,
 )
 from kt_forecast.experiment.series import divided, load, settled
-from kt_forecast.experiment.stored import RUNS, ForecastRun, home
+from kt_forecast.experiment.stored import RUNS, ForecastRun
 from kt_forecast.forecaster import Fitted, Plan, fit_plan, plan
 from kt_forecast.report import ForecastProtocol, ForecastRecord
 from kt_forecast.sequences.series import SeriesSet
 from kt_forecast.sequences.windows import gather, origins
-from kt_forecast.tracking import Tracker
 from kt_forecast.training import Epoch, workers
 
 AUDITED_WINDOWS = 4
@@ -94,7 +89,7 @@ def run_one(
         TrainingError: a number in training is not finite.
     """
     chosen, beside = plans(recipe)
-    with ExitStack() as held, workers(device) as group:
+    with workers(device) as group:
         if group.world > 1:
             refuse_trained([one.name for one in beside if one.training is not None])
         first = group.rank == 0
@@ -102,49 +97,38 @@ def run_one(
         table = load(recipe.data)
         _describe(table, say)
         rows = prepare(recipe, table, chosen.horizon)
-        checkpoint = checkpoint_of(chosen.plain(), rows.key, runs)
-        if first:
-            held.enter_context(alone(checkpoint.folder))
-        going_on(checkpoint, say)
-        tracked = recipe.tracking.enabled and first
-        name = home(runs, recipe.title()).name
-        with (
-            Tracker(recipe.tracking.experiment, name, root=runs) if tracked else nullcontext() as (
-                tracker
-            )
-        ):
-            epochs: list[Callable[[Epoch], object]] = []
-            if chosen.training is not None:
-                epochs.append(told(say, "loss", chosen.training.metric))
-            if tracker is not None:
-                tracker.settings(resolved(recipe, chosen))
-                tracker.data(
-                    data_hash=table.data_hash,
-                    split_hash=rows.split.split_hash,
-                    name=table.name,
-                    source=recipe.data.source,
-                    split=rows.split.kind,
-                    card=said_by_card(recipe.data.source),
-                )
-                epochs.append(tracker.epoch)
+        data = {
+            "name": table.name,
+            "data_hash": table.data_hash,
+            "split_hash": rows.split.split_hash,
+            "split": rows.split.kind,
+        }
+        with at_work(
+            recipe,
+            chosen.plain(),
+            rows.key,
+            settings=partial(resolved, recipe, chosen),
+            data=data,
+            runs=runs,
+            first=first,
+            say=say,
+        ) as place:
             fitted = fit_plan(
                 chosen,
                 table,
                 rows.split,
                 levels=recipe.evaluation.levels,
-                checkpoint=checkpoint,
-                callbacks=epochs if first else (),
+                checkpoint=place.checkpoint,
+                callbacks=place.callbacks(_said(say, chosen)) if first else (),
                 device=str(group.device),
             )
             if not first:
                 return None
-            run_id = tracker.id if tracker is not None else None
-            if tracker is not None:
-                tracker.curves(fitted.epochs)
-            done = _finish(recipe, fitted, beside, rows, name, run_id, runs, say)
-            if tracker is not None:
-                track(tracker, done)
-        shutil.rmtree(checkpoint.folder, ignore_errors=True)
+            if place.tracker is not None:
+                place.tracker.curves(fitted.epochs)
+            done = _finish(recipe, fitted, beside, rows, place, runs, say)
+            if place.tracker is not None:
+                track(place.tracker, done)
         return done
 
 
@@ -321,8 +305,7 @@ def _finish(
     fitted: Fitted,
     beside: list[Plan],
     rows: SeriesRows,
-    name: str,
-    run_id: str | None,
+    place: Place,
     runs: Path,
     say: Say,
 ) -> ForecastRun:
@@ -344,7 +327,7 @@ def _finish(
     }
     read = {who: (one, rows.read_by(one)) for who, one in others.items()}
     record = ForecastRecord(
-        title=name,
+        title=place.name,
         created=now(),
         data=forecast_facts.data(rows.table, recipe.data.source),
         split=forecast_facts.split(rows.table, rows.split, fitted.plan.horizon),
@@ -358,14 +341,19 @@ def _finish(
         best_epoch=fitted.best_epoch,
         environment=facts.environment(fitted.device),
         code_version=facts.code(),
-        command=command(runs / RUNS / name),
+        command=command(runs / RUNS / place.name),
         citations=forecast_facts.works(fitted, others),
     )
     kept = recipe.changed({"split": rows.split.settings.model_dump(mode="json")}, "split")
     folder, record = keep(
-        kept, record, split=rows.split, fitted=fitted, audit=report, run_id=run_id, runs=runs
+        kept, record, split=rows.split, fitted=fitted, audit=report, run_id=place.run_id, runs=runs
     )
     return ForecastRun(folder, record)
+
+
+def _said(say: Say, chosen: Plan) -> Callable[[Epoch], object] | None:
+    """Return what says how an epoch went; None for what has none."""
+    return None if chosen.training is None else told(say, "loss", chosen.training.metric)
 
 
 def _describe(table: SeriesTable, say: Say) -> None:

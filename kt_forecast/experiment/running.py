@@ -8,8 +8,8 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -19,7 +19,9 @@ from filelock import FileLock, Timeout
 from kt_forecast.audit import Report
 from kt_forecast.data.cards import card_names, read_card
 from kt_forecast.errors import InputError
+from kt_forecast.experiment.recipe import Recipe
 from kt_forecast.experiment.recipe_base import BaseRecipe
+from kt_forecast.experiment.recipe_forecast import ForecastRecipe
 from kt_forecast.experiment.stored import (
     AUDIT,
     AUDIT_PAGE,
@@ -76,6 +78,79 @@ def going_on(checkpoint: Checkpoint, say: Say) -> None:
     """Say so where an interrupted run left its place."""
     if (checkpoint.folder / "checkpoint.safetensors").exists():
         say("an interrupted run of the same recipe is here: going on where it stopped")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training keeps its place and writes its curve.
+
+    Attributes:
+        checkpoint: of the training.
+        tracker: records the run; None where nothing does.
+        name: of the run's folder.
+    """
+
+    checkpoint: Checkpoint
+    tracker: Tracker | None
+    name: str
+
+    @property
+    def run_id(self) -> str | None:
+        """Return the id of MLflow's record."""
+        return self.tracker.id if self.tracker is not None else None
+
+    def callbacks(
+        self, tell: Callable[[Epoch], object] | None
+    ) -> tuple[Callable[[Epoch], object], ...]:
+        """Return what is called with every epoch."""
+        record = self.tracker.epoch if self.tracker is not None else None
+        return tuple(one for one in (tell, record) if one is not None)
+
+
+@contextmanager
+def at_work(
+    recipe: Recipe | ForecastRecipe,
+    plan: dict[str, Any],
+    rows: str,
+    *,
+    settings: Callable[[], dict[str, Any]],
+    data: dict[str, str],
+    runs: Path,
+    first: bool,
+    say: Say,
+) -> Iterator[Place]:
+    """Give a training its place, its lock and its tracker; its place goes when all is done.
+
+    Args:
+        recipe: what is done.
+        plan: every setting that decides the numbers.
+        rows: hash of data, split and labels.
+        settings: returns the settings to record.
+        data: hashes and names of table and split, to record.
+        runs: folder of the runs.
+        first: whether this is the first of several processes, which alone locks and records.
+        say: told where an interrupted run goes on.
+
+    Raises:
+        InputError: another process trains the same recipe there.
+    """
+    checkpoint = checkpoint_of(plan, rows, runs)
+    with alone(checkpoint.folder) if first else nullcontext():
+        going_on(checkpoint, say)
+        tracked = recipe.tracking.enabled and first
+        name = home(runs, recipe.title()).name
+        with (
+            Tracker(recipe.tracking.experiment, name, root=runs) if tracked else nullcontext() as (
+                tracker
+            )
+        ):
+            if tracker is not None:
+                tracker.settings(settings())
+                source = recipe.data.source
+                tracker.data(**data, source=source, card=said_by_card(source))
+            yield Place(checkpoint, tracker, name)
+        if first:
+            shutil.rmtree(checkpoint.folder, ignore_errors=True)
 
 
 @contextmanager
