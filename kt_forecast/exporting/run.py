@@ -51,6 +51,10 @@ Say = Callable[[str], object]
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
+class UntraceableError(InputError):
+    """torch.export cannot follow a system's code."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What to export.
@@ -131,9 +135,7 @@ def export(wanted: Wanted, say: Say = print) -> list[Table]:
     wanted.to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=wanted.to, prefix=".part-") as part:
         folder = Path(part)
-        written = [
-            one for form in forms for one in _write(form, formats, folder, loaded.fitted, say)
-        ]
+        written = _all_written(forms, formats, folder, loaded.fitted, say)
         tables = [_compared(written)]
         quantised: list[dict[str, Any]] = []
         if wanted.int8:
@@ -146,6 +148,32 @@ def export(wanted: Wanted, say: Say = print) -> list[Table]:
             path.replace(wanted.to / path.name)
     say(f"{len(written)} files and {MANIFEST} in {wanted.to}; audit verdict: {loaded.verdict}")
     return tables
+
+
+def _all_written(
+    forms: list[Form],
+    formats: tuple[str, ...],
+    folder: Path,
+    fitted: Any,  # noqa: ANN401
+    say: Say,
+) -> list[Written]:
+    """Write every form that can be; say which cannot.
+
+    Raises:
+        InputError: none can be, or a file does not give what the model gives.
+        UntraceableError: likewise.
+    """
+    written: list[Written] = []
+    refused: list[UntraceableError] = []
+    for form in forms:
+        try:
+            written += _write(form, formats, folder, fitted, say)
+        except UntraceableError as error:
+            refused.append(error)
+            say(str(error))
+    if not written:
+        raise refused[0]
+    return written
 
 
 def _forms(loaded: Loaded, wanted: Wanted) -> list[Form]:
@@ -186,14 +214,15 @@ def _write(
     """Write one form in each format, and hold each file to the model.
 
     Raises:
-        InputError: it cannot be exported, or a file does not give what the model gives.
+        InputError: a file cannot be written, or does not give what the model gives.
+        UntraceableError: it cannot be exported.
     """
     found = []
     say(f"{form.name}: tracing {fitted.plan.name}")
     try:
         program = traced(form)
     except Exception as error:  # noqa: BLE001 - torch raises of every kind where it cannot follow
-        raise InputError(_refusal(form, fitted, "torch.export", error)) from None
+        raise UntraceableError(_refusal(form, fitted, "torch.export", error)) from None
     for kind in formats:
         path = folder / f"{form.name}{ENDINGS[kind]}"
         say(f"{form.name}: writing {path.name} and comparing it with the model")
@@ -218,7 +247,9 @@ def _write(
 def _refusal(form: Form, fitted: Any, what: str, error: Exception) -> str:  # noqa: ANN401
     """Return the sentence that says why a form cannot be exported."""
     name, said = type(error).__name__, str(error)
-    if "data-dependent" in said.lower() or "DataDependent" in name:
+    if "Constraints violated" in said:
+        reason = "its code takes batch or length for a constant while it is traced"
+    elif "data-dependent" in said.lower() or "DataDependent" in name:
         reason = "its way through the code depends on numbers that only running it gives"
     else:
         reason = said.strip().partition("\n")[0].rstrip(".") or name

@@ -213,6 +213,10 @@ def test_what_cannot_be_exported_is_refused_in_a_sentence(tmp_path, monkeypatch)
     untrained(tmp_path / "long", "hourglass", tracing=PLAIN)
     with pytest.raises(InputError, match="step form of hourglass cannot be exported"):
         export(replace(wanted, model=str(tmp_path / "long"), form="step"), len)
+    said: list[str] = []
+    with pytest.raises(InputError, match="hourglass cannot be exported"):
+        export(replace(wanted, model=str(tmp_path / "long")), said.append)
+    assert sum("cannot be exported" in sentence for sentence in said) == 2
     with pytest.raises(InputError, match="int8 writes ONNX"):
         export(replace(wanted, int8=True), len)
     with pytest.raises(InputError, match="accepted are torch, onnx, both"):
