@@ -132,6 +132,7 @@ class RelativeAttention(nn.Module):
         columns: Float[Tensor, "batch column width"],
         visible: Bool[Tensor, "#batch segment length key"],
         grid: Grid,
+        older: Float[Tensor, "batch segment slot width"] | None = None,
     ) -> Float[Tensor, "batch time width"]:
         """Return what each step of the pass read.
 
@@ -139,6 +140,7 @@ class RelativeAttention(nn.Module):
             columns: as `Grid.columns` gives them.
             visible: which keys of its segment each step reads; itself always.
             grid: where the segments lie.
+            older: further keys, which stand before the columns of each segment.
         """
         back, length = grid.back, grid.length
         if grid.stops:
@@ -150,6 +152,8 @@ class RelativeAttention(nn.Module):
             columns = self.norm(columns)
             own = columns[:, back:]
             read = self.key_value(columns).unfold(1, back + length, length).mT
+        if older is not None:
+            read = torch.cat([self.key_value(self.norm(older)), read], 2)
         q = self.split(self.query(own).unflatten(1, (-1, length)))
         k, v = (self.split(half) for half in read.chunk(2, dim=-1))
         return self.out(grid.steps(self.attend(q, k, v, visible)))
@@ -166,23 +170,13 @@ class RelativeAttention(nn.Module):
         k: Float[Tensor, "batch segment head key size"],
         v: Float[Tensor, "batch segment head key size"],
         visible: Bool[Tensor, "#batch segment length key"],
-        distance: Int[Tensor, "#batch length key"] | None = None,
     ) -> Float[Tensor, "batch segment length width"]:
-        """Return what the queries read, all heads side by side.
-
-        Args:
-            q: queries.
-            k: keys.
-            v: values.
-            visible: which keys a query reads.
-            distance: how far back each key stands; by default a segment's queries are those of its
-                last keys.
-        """
-        table = self._table(k.shape[3] if distance is None else int(distance.max()) + 1, q)
+        """Return what the queries, those of the last keys, read; all heads side by side."""
+        table = self._table(k.shape[3], q)
         again = torch.is_grad_enabled() and q.shape[1] > SEGMENTS_KEPT
         parts = []
         for some in zip(*(x.split(SEGMENTS_KEPT, 1) for x in (q, k, v, visible)), strict=True):
-            args = (*some, table, distance)
+            args = (*some, table)
             parts.append(
                 checkpoint(self._weigh, *args, use_reentrant=False) if again else self._weigh(*args)
             )
@@ -195,22 +189,9 @@ class RelativeAttention(nn.Module):
         wave = sinusoids(distance, self.heads * self.size).to(self.distance.weight.dtype)
         return self.distance(wave).unflatten(-1, (self.heads, self.size)).transpose(0, 1)
 
-    def _weigh(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        visible: Tensor,
-        table: Tensor,
-        distance: Tensor | None,
-    ) -> Tensor:
+    def _weigh(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor, table: Tensor) -> Tensor:
         content = (q + self.content_offset) @ k.mT
-        place = (q + self.distance_offset) @ table.mT
-        if distance is None:
-            place = shifted(place)
-        else:
-            column = (table.shape[1] - 1 - distance)[:, None, None]
-            place = place.gather(4, column.expand(*place.shape[:4], -1))
+        place = shifted((q + self.distance_offset) @ table.mT)
         logits = (content + place) / math.sqrt(self.size)
         return logits.masked_fill(~visible[:, :, None], float("-inf")).softmax(-1).to(v) @ v
 

@@ -10,7 +10,16 @@ from kt_forecast.sequences.series import WindowBatch, WindowShape
 from kt_forecast.tasks.forecasting import ForecastingConfig, SeriesForecaster
 
 WIDTH, CONTEXT, HORIZON, PATCH, CHANNELS = 16, 48, 12, 6, 3
-SMALLER = {"heads": 2, "inner": 16, "layers": 2, "window": 5, "segment": 4, "average": 5}
+SMALLER = {
+    "heads": 2,
+    "inner": 16,
+    "layers": 2,
+    "window": 5,
+    "segment": 4,
+    "memory": 4,
+    "compressed": 3,
+    "average": 5,
+}
 
 
 def systems() -> dict[str, System]:

@@ -51,6 +51,7 @@ SMALL: dict[str, dict[str, object]] = {
     "memory_transformer": {"slots": 3, "heads": 2},
     "retnet": {"chunk": 4, "magnitudes": True},
     "rmt": {"slots": 3, "segment": 4, "heads": 2},
+    "compressive_transformer": {"segment": 4, "memory": 4, "compressed": 3, "rate": 2},
     "gtrxl": {"window": 5, "segment": 4},
     "transformer_xl": {"window": 5, "segment": 4},
     "titans": {"chunk": 4, "heads": 2, "window": 5, "slots": 3},
