@@ -59,6 +59,9 @@ STAGES = (
 )
 """What an audit does after the probe."""
 
+PICTURE = "picture"
+"""What may be left out beside stages."""
+
 KINDS, QUICK_KINDS = 4, 2
 """Kinds of replacement that the search tries, and where a proof holds."""
 
@@ -115,7 +118,8 @@ def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
             is audited in evaluation only.
         moments: how many moments the search samples; all of them where there are no more.
         seed: of replacements, and of random draws inside the model.
-        skip: stages to leave out, see `STAGES`; without tracking nothing is proved.
+        skip: stages to leave out, see `STAGES`; without tracking nothing is proved. Also
+            ``picture``, the map that the page shows.
         training: from the batch to a loss, or to predictions; by default the model's
             ``loss(batch)`` or ``training_step``, or its call, if that returns a loss.
         pipeline: all of a pipeline, from labels (in the shape of the input that holds them) to a
@@ -133,7 +137,7 @@ def audit(  # noqa: PLR0913 - each is a choice of its own, with a default
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     if not modes or set(modes) - {EVALUATION, TRAINING}:
         raise ContractError(f"modes={modes}: accepted are {EVALUATION}, {TRAINING} or both")
-    strange = sorted(set(skip) - set(STAGES))
+    strange = sorted(set(skip) - {*STAGES, PICTURE})
     if strange:
         raise ContractError(f"skip={strange} are no stages; there are {list(STAGES)}")
     module, called = stages.wrapped(model)
@@ -244,7 +248,7 @@ class _Audit:
         found = (*findings.of_hits(self.hits, self.proofs), *steps.findings)
         suspicions = () if found else findings.of_proofs(self.proofs)
         verdict = self._verdict(found)
-        picture, zoom = self._pictures()
+        picture, zoom = (None, None) if PICTURE in self.skip else self._pictures()
         return Report(
             verdict=verdict,
             scope=self._scope(),

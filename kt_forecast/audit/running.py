@@ -208,7 +208,11 @@ def seeded(seed: int) -> Iterator[None]:
         return torch.manual_seed(next(asked)).initial_seed()
 
     with torch.random.fork_rng(devices), patch.object(torch, "seed", reseeded):
-        torch.manual_seed(seed)
+        # Where there is no GPU, torch.manual_seed keeps the stack of every call for later.
+        seeds = (
+            torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+        )
+        seeds(seed)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         try:

@@ -16,8 +16,8 @@ from kt_forecast.audit.sources import module_of
 
 CATALOGUE = Path(__file__).parents[2] / "tests" / "leaks"
 
-SKIP = ("compiled",)
-"""The compiler takes longer than all the rest, and no file of the catalogue leaks in it alone."""
+SKIP = ("compiled", "picture")
+"""The compiler takes longer than all the rest, and no file leaks in it alone; no page is made."""
 
 Row = tuple[str, ...]
 
@@ -59,7 +59,7 @@ class SelfTest:
         unseen: leaks that none of them sees.
     """
 
-    moments: int = 16
+    moments: int = 8
     header: Row = ()
     found: int = 0
     leaks: int = 0
