@@ -54,13 +54,13 @@ SMALL: dict[str, dict[str, object]] = {
     "compressive_transformer": {"segment": 4, "memory": 4, "compressed": 3, "rate": 2},
     "gtrxl": {"window": 5, "segment": 4},
     "transformer_xl": {"window": 5, "segment": 4},
-    "titans": {"chunk": 4, "heads": 2, "window": 5, "slots": 3},
+    "titans": {"layers": 1, "chunk": 6, "heads": 2, "window": 5, "slots": 3},
 }
 """Settings under which a few steps already cross every border that a system has."""
 
 COUNTED: dict[str, dict[str, object]] = {
     "rmt": {"segment": 256},
-    "titans": {"chunk": 256, "window": 64},
+    "titans": {"chunk": 128, "window": 64},
 }
 """Settings under which thousands of steps are counted in a few seconds."""
 

@@ -1,0 +1,367 @@
+"""Titans: a memory whose weights learn from each step as it is read, beside attention.
+
+``form`` says how the memory is used. ``lmm``: alone. ``mag``: attention over a window of steps,
+and the memory's answer gates what it read. ``mal``: the memory first, attention over a window of
+what it answered second. ``mac``: attention within a segment, over the segment's steps and what the
+memory of earlier segments recalls for each of them; the memory learns what attention read, and its
+answer gates that. A few learned vectors, the persistent memory, are read by attention at every step
+and learned by the memory before the first.
+
+As published ``mac`` reveals the future twice: steps attend to what is recalled for later steps of
+their segment, and are answered by a memory that has learned the whole segment. Here a step attends
+to what is recalled for steps up to itself and is answered by its own step's memory. ``published``
+gives the published form, to show what it reveals; it may not be trained for knowledge tracing or
+for forecasts from every origin.
+
+Departures from the paper:
+    - ``mac`` as said above, and without convolution before its memory, whose chunks are the
+      segments;
+    - the memory is a plain network with SiLU between its matrices, one for each head, without the
+      residual and norm that public code puts into it;
+    - forgetting and lasting are logistic in the step, and so is the step size, up to a share of
+      ``rate`` that keeps a chunk's gradients, which are taken at the same weights, and their
+      momentum from overshooting; the paper leaves this open; the squared distance has its factor
+      of two;
+    - what the memory answers gates attention by a logistic of its norm, one of several readings of
+      the paper's gate;
+    - attention of ``mal`` reads the persistent memory itself, not what the memory answers to it;
+    - rotary positions, of which the paper says nothing, two layers, and normalised copies are read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from kt_forecast.config import Range, tunable
+from kt_forecast.errors import InputError
+from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.feedforward import FeedForward
+from kt_forecast.nn.neural_memory import Memory, NeuralMemory, settled
+from kt_forecast.nn.prefix import PrefixAttention
+from kt_forecast.nn.segments import Piece, Segments, chosen
+from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+
+FORMS = ("mag", "mac", "mal", "lmm")
+
+
+class TitansConfig(SystemConfig):
+    """Settings of `Titans`.
+
+    Attributes:
+        width: numbers in a step's vector.
+        form: how memory and attention are joined: ``mag``, ``mac``, ``mal`` or ``lmm``.
+        slots: vectors of the persistent memory.
+        chunk: steps whose gradients are taken at the same weights; a segment of ``mac``.
+        window: how many steps back attention of ``mag`` and ``mal`` reads, the step included.
+        memory_layers: matrices of a memory.
+        memory_expansion: numbers between two matrices per number of a key.
+        kernel: steps that a key, value or query of the memory is mixed of.
+        rate: largest step size of the memory, which the steps of a chunk share.
+        published: let ``mac`` read later steps of its segment, which leaks.
+        layers: mixing and feed-forward pairs.
+        heads: memories and attention heads; must divide ``width`` into even sizes.
+        expansion: feed-forward numbers per number of ``width``.
+        dropout: probability of dropping a number of what a layer adds.
+    """
+
+    width: int = tunable(64, (32, 64, 128, 256), gt=0)
+    form: Literal["mag", "mac", "mal", "lmm"] = tunable("mag", FORMS)
+    slots: int = tunable(4, (0, 4, 8), ge=0)
+    chunk: int = tunable(16, (8, 16, 32), gt=0)
+    window: int = tunable(32, (16, 32, 64), gt=0)
+    memory_layers: int = tunable(2, (1, 2), gt=0)
+    memory_expansion: int = tunable(2, (1, 2, 4), gt=0)
+    kernel: int = tunable(4, (1, 4), gt=0)
+    rate: float = tunable(0.5, Range(low=0.05, high=1.0, log=True), gt=0.0)
+    published: bool = False
+    layers: int = tunable(2, (1, 2, 4), gt=0)
+    heads: int = tunable(4, (2, 4, 8), gt=0)
+    expansion: int = tunable(4, (1, 2, 4), gt=0)
+    dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Self:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"heads must divide width into even sizes, got heads={self.heads} "
+                f"width={self.width}"
+            )
+        if self.published and self.form != "mac":
+            raise ValueError(f"only form='mac' leaks as published, got form={self.form!r}")
+        return self
+
+    @property
+    def leak(self) -> str:
+        """How these settings read later steps."""
+        if self.published:
+            return "Titans MAC as published (published=true) reads later steps of its segment"
+        return ""
+
+
+@dataclass(frozen=True)
+class LayerState(State):
+    """What a layer keeps.
+
+    Attributes:
+        memory: the memory in the middle of its learning.
+        mixed: the latest steps, as the memory's convolution reads them.
+        attended: keys and values of a window, or of a segment's steps and what was recalled.
+    """
+
+    memory: Memory
+    mixed: Float[Tensor, "batch _ _"]
+    attended: Float[Tensor, "batch _ _"] | None
+
+
+@dataclass(frozen=True)
+class TitansState(State):
+    """What each layer keeps, and how many steps each row has seen."""
+
+    position: Int[Tensor, " batch"]
+    layers: tuple[LayerState, ...]
+
+
+class Gated(nn.Module):
+    """What attention read, normalised and gated by what the memory answered."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.read_norm = nn.LayerNorm(width)
+        self.answer_norm = nn.LayerNorm(width)
+
+    def forward(
+        self, read: Float[Tensor, "batch time width"], answer: Float[Tensor, "batch time width"]
+    ) -> Float[Tensor, "batch time width"]:
+        """Return the product of the one and the other's gate."""
+        return self.read_norm(read) * self.answer_norm(answer).sigmoid()
+
+
+class Mixing(nn.Module):
+    """Memory alone, beside attention over a window, or before it."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.form = config.form
+        self.rows = nn.Parameter(0.02 * torch.randn(1, config.slots, config.width))
+        self.memory = _memory(config, config.kernel)
+        attends = config.form != "lmm"
+        self.attention = (
+            PrefixAttention(config.width, config.heads, window=config.window) if attends else None
+        )
+        self.gated = Gated(config.width) if config.form == "mag" else None
+        self.between = nn.LayerNorm(config.width) if config.form == "mal" else None
+
+    def init_state(self, batch: int) -> LayerState:
+        """Return a state of zeros."""
+        attention = self.attention
+        attended = None if attention is None else attention.init_state(batch)
+        return LayerState(*self.memory.init_state(batch), attended)
+
+    def forward(
+        self, x: Float[Tensor, "batch time width"], state: LayerState, span: Span
+    ) -> tuple[Float[Tensor, "batch time width"], LayerState]:
+        """Return what to add to the steps, and what to keep."""
+        y, memory, mixed = self.memory(x, self.rows, state.memory, state.mixed, span)
+        attended = state.attended
+        if self.attention is not None and attended is not None:
+            source = x if self.between is None else self.between(x + y)
+            read, attended = self.attention(source, self.rows, attended, span)
+            y = y + read if self.gated is None else self.gated(read, y)
+        return y, LayerState(memory, mixed, attended)
+
+
+class Context(nn.Module):
+    """Attention over a segment and what the memory recalls for it; the memory learns the result.
+
+    A step's slot holds its own key and value, and then those of what was recalled for it.
+    """
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.width, self.heads = config.width, config.heads
+        self.size, self.published = config.width // config.heads, config.published
+        self.rows = nn.Parameter(0.02 * torch.randn(1, config.slots, config.width))
+        self.memory = _memory(config, 1)
+        self.recall = nn.Linear(config.width, config.width)
+        self.query = nn.Linear(config.width, config.width)
+        self.key_value = nn.Linear(config.width, 2 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.rotary = Rotary(self.size)
+        self.gated = Gated(config.width)
+
+    def init_state(self, batch: int) -> LayerState:
+        """Return a state of zeros."""
+        slots = self.out.weight.new_zeros(batch, self.memory.chunk, 4 * self.width)
+        return LayerState(*self.memory.init_state(batch), slots)
+
+    def forward(
+        self, x: Float[Tensor, "batch time width"], state: LayerState, span: Span
+    ) -> tuple[Float[Tensor, "batch time width"], LayerState]:
+        """Return what to add to the steps, and what to keep."""
+        assert state.attended is not None  # noqa: S101 - `init_state` has put it there
+        memory, mixed = self.memory.begun(state.memory, state.mixed, self.rows, span)
+        segments, pieces, slots = Segments(span, self.memory.chunk), [], state.attended
+        for piece in segments.cut(x):
+            read, slots = self._attend(piece, memory, slots)
+            learns = Span.beginning(read)
+            given, _ = self.memory.given(read, mixed, learns)
+            shown = Piece(given, piece.low, piece.real, piece.full)
+            answer, memory = self.memory.taught(memory, shown)
+            if self.published:
+                answer = self.memory.asked(memory.weight, shown)
+            pieces.append(self.gated(read, self.memory.answered(answer, read)))
+            if piece.full:
+                slots = chosen(piece.ended(), torch.zeros_like(slots), slots)
+        memory, mixed = settled((memory, mixed), (state.memory, state.mixed), span)
+        return segments.paste(pieces), LayerState(memory, mixed, slots)
+
+    def _attend(self, piece: Piece, memory: Memory, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Let steps read the persistent memory, their segment, and what is recalled for it."""
+        x, column = piece.x, torch.arange(piece.low, piece.high, device=piece.x.device)
+        recalled = self.memory.recalled(memory.at, F.silu(self.recall(x)))
+        left = torch.cat([self._placed(x, column), self._placed(recalled, column)], -1)
+        before, own, rest = slots.split([piece.low, x.shape[1], self.memory.chunk - piece.high], 1)
+        if piece.real is not None:
+            left = torch.where(piece.real[..., None], left, own)
+        slots = torch.cat([before, left, rest], 1)
+        steps, facts = torch.cat([before, left], 1).chunk(2, -1)
+        key, value = (self._split(t) for t in torch.cat([steps, facts], 1).chunk(2, -1))
+        row_key, row_value = (self._split(t) for t in self.key_value(self.rows).chunk(2, -1))
+        query = self._split(self.query(x))
+        to_rows = query @ row_key.transpose(-1, -2)
+        near = self.rotary(query, column[None]) @ key.transpose(-1, -2)
+        slot = torch.arange(piece.high, device=x.device)
+        earlier = slot <= column[:, None]
+        known = torch.ones_like(earlier) if self.published else earlier
+        near = near.masked_fill(~torch.cat([earlier, known], 1), float("-inf"))
+        weight = (torch.cat([to_rows, near], -1) * self.size**-0.5).softmax(-1)
+        at = to_rows.shape[-1]
+        read = weight[..., :at] @ row_value + weight[..., at:] @ value
+        return self.out(read.transpose(1, 2).flatten(-2)), slots
+
+    def _placed(self, x: Tensor, column: Tensor) -> Tensor:
+        """Return rotated keys, and values."""
+        key, value = self.key_value(x).chunk(2, -1)
+        turned = self.rotary(self._split(key), column[None])
+        return torch.cat([turned.transpose(1, 2).flatten(-2), value], -1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """Mixing and feed-forward, each added to a layer-normalised reading of the stream."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.mixing_norm = nn.LayerNorm(config.width)
+        self.mixing = Context(config) if config.form == "mac" else Mixing(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.feed_norm = nn.LayerNorm(config.width)
+        inner = config.expansion * config.width
+        self.feed = FeedForward(config.width, inner, dropout=config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch time width"], state: LayerState, span: Span
+    ) -> tuple[Float[Tensor, "batch time width"], LayerState]:
+        """Return the steps with what was added to them, and what to keep."""
+        mixed, state = self.mixing(self.mixing_norm(x), state, span)
+        x = x + self.dropout(mixed)
+        return x + self.feed(self.feed_norm(x)), state
+
+
+class Titans(nn.Module):
+    """Decoder with memories that learn as they read; see `kt_forecast.nn.system.Mixer`."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.leak = config.leak
+        self.layers: Sequence[Layer] = nn.ModuleList(  # type: ignore[assignment]
+            Layer(config) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def init_state(self, batch: int) -> TitansState:
+        """Return a state of zeros: the learned first weights take the place of a first memory.
+
+        Raises:
+            InputError: the settings read later steps, so that nothing can be streamed.
+        """
+        if self.leak:
+            raise InputError(f"{self.leak}; accepted for a stream is published = false")
+        return self._nothing(batch)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time width"],
+        state: TitansState | None = None,
+        *,
+        valid: Bool[Tensor, "batch time"] | None = None,
+        reset: Bool[Tensor, "batch time"] | None = None,
+    ) -> tuple[Float[Tensor, "batch time width"], TitansState | None]:
+        """Let each step teach the memories and read them.
+
+        Args:
+            x: embedded steps, oldest first.
+            state: what earlier steps left behind; None at the start.
+            valid: False at padding.
+            reset: True at the first step of a new sequence.
+
+        Returns:
+            One vector a step, and the state afterwards (None for a pass without ``state``).
+        """
+        carried = self._nothing(len(x)) if state is None else state
+        if state is None and valid is None and reset is None:
+            return self._run(x, carried, Span.beginning(x))[0], None
+        y, after = in_turn(self._run, x, carried, valid, reset)
+        return y, None if state is None else after
+
+    def _nothing(self, batch: int) -> TitansState:
+        count = torch.zeros(batch, dtype=torch.int64, device=self.norm.weight.device)
+        return TitansState(count, tuple(layer.mixing.init_state(batch) for layer in self.layers))
+
+    def _run(self, x: Tensor, state: TitansState, span: Span) -> tuple[Tensor, TitansState]:
+        kept = []
+        for layer, before in zip(self.layers, state.layers, strict=True):
+            x, after = layer(x, before, span)
+            kept.append(after)
+        return self.norm(x), TitansState(state.position + span.count, tuple(kept))
+
+
+def _memory(config: TitansConfig, kernel: int) -> NeuralMemory:
+    return NeuralMemory(
+        config.width,
+        config.heads,
+        layers=config.memory_layers,
+        expansion=config.memory_expansion,
+        chunk=config.chunk,
+        kernel=kernel,
+        rate=config.rate,
+    )
+
+
+SYSTEM = System(
+    family="memory",
+    config=TitansConfig,
+    build=Titans,
+    paper=Paper(
+        title="Titans: Learning to Memorize at Test Time",
+        authors="Behrouz, Zhong, Mirrokni",
+        year=2025,
+        url="https://arxiv.org/abs/2501.00663",
+    ),
+    promises=Promises(
+        causality="step by change",
+        streaming=True,
+        two_streams=False,
+        cost=Cost(training_flops=1, training_bytes=1, step_flops=0, state_bytes=0),
+    ),
+    tracing={"scheme": "shifted"},
+)
