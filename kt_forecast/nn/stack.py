@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from kt_forecast.nn.feedforward import FeedForward
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, by_masks, in_turn
 from kt_forecast.nn.system import State
 
 
@@ -119,7 +120,11 @@ class Stack(nn.Module):
         carried = self.init_state(x.shape[0]) if state is None else state
         if state is None and valid is None and reset is None:
             return self._run(x, carried, Span.beginning(x))[0], None
-        y, after = in_turn(self._run, x, carried, valid, reset)
+        if torch.compiler.is_exporting() and reset is None:
+            valid = x.new_ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
+            y, after = by_masks(self._run, x, carried, valid)
+        else:
+            y, after = in_turn(self._run, x, carried, valid, reset)
         return y, None if state is None else after
 
     def _run(self, x: Tensor, state: StackState, span: Span) -> tuple[Tensor, StackState]:

@@ -115,6 +115,26 @@ def in_turn(
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1), state
 
 
+def by_masks(
+    run: Callable[[Tensor, S, Span], tuple[Tensor, S]],
+    x: Float[Tensor, "batch time width"],
+    state: S,
+    valid: Bool[Tensor, "batch time"],
+) -> tuple[Float[Tensor, "batch time width"], S]:
+    """Do as `in_turn` without a look at numbers, which an exported program cannot take.
+
+    Args:
+        run: as for `in_turn`; may not ask for the span's ``low`` and ``high``.
+        x: steps, none of which begins a new sequence.
+        state: before them.
+        valid: False at padding.
+    """
+    order = (~valid).int().argsort(dim=1, stable=True)[..., None].expand_as(x)
+    span = Span(state.position, valid.sum(1), x.shape[1], 0, 0, whole=False)
+    y, state = run(x.gather(1, order), state, span)
+    return torch.zeros_like(y).scatter(1, order, y), state
+
+
 def uninterrupted(reset: Bool[Tensor, "batch time"] | None, steps: int) -> list[tuple[int, int]]:
     """Return the stretches of steps inside which no row begins a new sequence."""
     begins = [] if reset is None else torch.nonzero(reset.any(0))[:, 0].tolist()

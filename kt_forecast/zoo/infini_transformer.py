@@ -172,11 +172,16 @@ class Grid:
     def __init__(self, span: Span, segment: int) -> None:
         self.span, self.segment = span, segment
         self.offset = span.before % segment
-        # Rows that stand at one place need no look at numbers to tell how many segments there are.
-        most = span.low % segment if span.uniform else int(self.offset.max())
-        self.segments = -(-(most + span.length) // segment)
+        self.segments = -(-(self._most() + span.length) // segment)
         number = torch.arange(1, self.segments + 1, device=self.offset.device)
         self.complete = number * segment <= (self.offset + span.count)[:, None]
+
+    def _most(self) -> int:
+        """Return how many steps an open segment has at most, with few looks at numbers."""
+        if torch.compiler.is_exporting():
+            return self.segment - 1
+        uniform = self.span.uniform
+        return self.span.low % self.segment if uniform else int(self.offset.max())
 
     def placed(self, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Put steps behind those kept; return all segments, and what is kept now.
