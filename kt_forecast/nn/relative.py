@@ -10,7 +10,7 @@ before a step's segment are its memory: constants, through which no gradient flo
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -61,6 +61,13 @@ class Grid:
         length = max(min(length, span.length), 1)
         return cls(span, length, back, 0, -(-span.length // length), stops=False)
 
+    def trimmed(self) -> "Grid":
+        """Return the grid without columns that stand before all sequences or after the pass."""
+        shift = self.shift if isinstance(self.shift, int) else int(self.shift.max())
+        length = shift + self.span.length if self.segments == 1 else self.length
+        back = min(self.back, self.span.high + (self.segments - 1) * self.length)
+        return replace(self, length=length, back=back)
+
     @property
     def first(self) -> Int[Tensor, "#batch"]:
         """Return the place of the first segment's first column."""
@@ -73,8 +80,9 @@ class Grid:
         """Return what the segments may read and their own steps; zero where there is no step.
 
         Args:
-            joined: the ``back`` steps before the pass, and its steps.
+            joined: at least the ``back`` steps before the pass, and its steps.
         """
+        joined = joined[:, joined.shape[1] - self.span.length - self.back :]
         wanted = self.back + self.segments * self.length
         if isinstance(self.shift, int):
             return F.pad(joined, (0, 0, self.shift, wanted - self.shift - joined.shape[1]))
@@ -283,7 +291,7 @@ class SegmentStack(nn.Module):
     def _run(self, x: Tensor, state: SegmentState, span: Span) -> tuple[Tensor, SegmentState]:
         # Only gradients depend on where segments lie.
         lay = Grid.laid if torch.is_grad_enabled() else Grid.anywhere
-        grid = lay(span, self.segment, self.window - 1)
+        grid = lay(span, self.segment, self.window - 1).trimmed()
         visible = grid.window(self.window)
         memories = []
         for layer, memory in zip(self.layers, state.memories, strict=True):

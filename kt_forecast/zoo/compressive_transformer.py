@@ -84,6 +84,10 @@ class CompressiveTransformerConfig(SystemConfig):
             )
         return self
 
+    def is_short(self, span: Span) -> bool:
+        """Return whether no segment has ended by the end of a pass: there are no groups then."""
+        return span.high + span.length < self.segment
+
 
 @dataclass(frozen=True)
 class LayerState(State):
@@ -168,7 +172,7 @@ class Layer(nn.Module):
         begun = state.recent.shape[1] - grid.back
         columns = replace(grid, back=grid.back + begun).columns(joined)[:, begun:]
         compressed, older, lost = state.compressed, None, None
-        if self.config.compressed:
+        if self.config.compressed and not self.config.is_short(grid.span):
             there = self._there(grid)
             made = self.compression(columns[:, : grid.segments * grid.length].detach())
             made = made * there[..., None]
@@ -279,6 +283,7 @@ class CompressiveTransformer(nn.Module):
         config = self.config
         stops = torch.is_grad_enabled()
         grid = Grid.laid(span, config.segment, config.memory, stops=stops)
+        grid = grid.trimmed() if config.is_short(span) else grid
         visible, kept = self._visible(grid), []
         for layer, before in zip(self.layers, state.layers, strict=True):
             x, after, more = layer(x, before, visible, grid)
@@ -290,6 +295,8 @@ class CompressiveTransformer(nn.Module):
     def _visible(self, grid: Grid) -> Tensor:
         """Return which groups, and which steps of memory and segment, each step reads."""
         slots, rate, device = self.config.compressed, self.config.rate, grid.span.before.device
+        if self.config.is_short(grid.span):
+            return grid.window(grid.back + grid.length)
         begin = grid.first[:, None] - grid.back
         begin = begin + torch.arange(grid.segments, device=device) * grid.length
         group = begin[..., None] + rate * (torch.arange(slots, device=device) - slots)
