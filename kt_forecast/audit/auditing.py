@@ -382,15 +382,13 @@ class _Audit:
         rows = all(not known and not due for known, due in self.pairs)
         if rows and row_count(self.inputs, 0) < 2:
             raise ContractError("one row depends on no other; accepted is a batch of two or more")
-        if not rows and any(not known or not due for known, due in self.pairs):
-            raise ContractError(
-                "the contract has moments for no input or for no output; accepted are both"
-            )
+        if not rows and any(not due for _, due in self.pairs):
+            raise ContractError("the contract says of no output when it is needed")
         known = [x.max() for c in self.clocks for x in c.available.values() if x.numel()]
         due = [x.min() for c in self.clocks for x in c.needed.values() if x.numel()]
         self.scope["nothing_late"] = (
             "no input is known later than any output is needed"
-            if known and due and max(known) <= min(due)
+            if not rows and (not known or (due and max(known) <= min(due)))
             else ""
         )
 

@@ -105,7 +105,8 @@ class Counterexample:
         facts, both = _read(path, "before", "after")
         setting, place = Setting(**facts.pop("setting")), tuple(facts.pop("place"))
         facts["moved_to"] = tuple(facts.get("moved_to", ()))
-        return cls(**both, setting=setting, place=place, **facts)
+        before, after = both["before"], both["after"]
+        return cls(before=before, after=after, setting=setting, place=place, **facts)
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,9 @@ class CoinFlips:
     def load(cls, path: Path) -> "CoinFlips":
         """Read what `save` wrote."""
         facts, arrays = _read(path, "batch", "labels", "due")
-        return cls(**arrays, modes=tuple(facts.pop("modes")), **facts)
+        batch, labels, due = (arrays[name] for name in ("batch", "labels", "due"))
+        modes = tuple(facts.pop("modes"))
+        return cls(batch=batch, labels=labels, due=due, modes=modes, **facts)
 
 
 def _runner(model: Any, named: Arrays, call: Any, like: Any, seed: int) -> Runner:  # noqa: ANN401

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._script import RecursiveScriptModule
 from torch.utils._pytree import SUPPORTED_NODES, keystr, tree_flatten_with_path
 
 from kt_forecast.audit.dependency.calls import STRUCTURAL, WEAK
@@ -253,7 +254,7 @@ def _named(model: nn.Module | None, tracker: Tracker) -> Iterator[None]:
         return
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, torch.jit.RecursiveScriptModule):  # which takes no hooks
+        if isinstance(module, RecursiveScriptModule):  # which takes no hooks
             continue
         title = f"{name or '<model>'} ({type(module).__name__})"
         handles += [
