@@ -182,7 +182,8 @@ class MemoryTransformer(nn.Module):
         self, x: Tensor, state: MemoryTransformerState, span: Span
     ) -> tuple[Tensor, MemoryTransformerState]:
         """Run over steps beside memory tokens that stand outside the sequence."""
-        memory, caches = self.memory, []
+        memory: Tensor = self.memory
+        caches = []
         for i, (layer, cache) in enumerate(zip(self.layers, state.layers, strict=True)):
             y, kept = layer(x, memory, cache, span)
             if self.memory.numel() and i + 1 < len(self.layers):
