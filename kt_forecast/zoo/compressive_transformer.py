@@ -185,6 +185,10 @@ class Layer(nn.Module):
             compressed = at_segments[torch.arange(len(x), device=x.device), ended]
             if self.training and torch.is_grad_enabled() and self.compression.map is not None:
                 lost = grid.steps(self._lost(columns, made, there, grid)[..., None])
+        elif self.training:
+            # Nothing to learn from, said by gradients of zero: workers agree on who has some.
+            nothing = sum((p.sum() for p in self.compression.parameters()), x.new_zeros(()))
+            lost = (0.0 * nothing).expand(*x.shape[:2], 1)
         x = x + self.dropout(self.attention(columns, visible, grid, older))
         return x + self.feed(self.feed_norm(x)), LayerState(recent, compressed), lost
 
