@@ -59,7 +59,7 @@ def shape(*, past: int = 0, known: int = 0, static: int = 0, gaps: bool = False)
 def forecaster(name: str, own: dict[str, object], window: WindowShape, **task: object):
     system = SYSTEMS[name]
     fields = system.config.model_fields
-    small = {k: v for k, v in SMALLER.items() if k in fields}
+    small = {k: v for k, v in SMALLER.items() if k in fields and isinstance(fields[k].default, int)}
     settings = system.config(**{"width": WIDTH, **small, **own})
     config = ForecastingConfig.model_validate(
         (system.forecasting or {})

@@ -162,11 +162,11 @@ def test_every_parameter_is_trained(name, own):
     assert [n for n in silent if not any(word in n for word in allowed)] == []
 
 
+@pytest.mark.parametrize("normalisation", ["none", "last", "window"])
 @pytest.mark.parametrize(
-    "normalisation",
-    [*(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "last")), "window"],
+    ("name", "own"),
+    [pytest.param(*one, marks=() if one[0] == "gpt" else pytest.mark.slow) for one in STEP_CAUSAL],
 )
-@EACH_CAUSAL
 def test_dense_forecasts_read_nothing_after_their_origin(name, own, normalisation):
     model = forecaster(
         name,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,10 @@ def server(tmp_path_factory):
             shutil.chown(home, NOBODY)
         except LookupError:
             pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        for folder in home.parents[:2]:
-            folder.chmod(0o755)
+        mine = Path(tempfile.gettempdir())
+        for folder in home.parents:
+            if mine in folder.parents:
+                folder.chmod(0o755)
         as_user = ("setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups")
     data, port = home / "data", free_port()
     settings = ("-A", "trust", "-U", "tester", "--no-sync", "-E", "UTF8")
