@@ -109,7 +109,7 @@ def together(
         for viewer in viewers:
             held.callback(viewer.close)
         started = [held.enter_context(_started(spec, number, workers)) for number in range(workers)]
-        say(f"{workers} processes search; what they say goes to {folder}/worker-*.log")
+        say(f"{workers} processes search; what they say goes to worker-*.log in {folder}")
         while any(process.poll() is None for process in started):
             for viewer in viewers:
                 if (found := viewer.now()) is not None and not _is_over(found):
