@@ -234,7 +234,7 @@ CASES = (
     several(
         "StemGNN",
         LEAK,
-        "reading of its code: the graph is the mean attention over the batch",
+        "found by the audit, then read: the graph is the mean attention over the batch",
         multi_layer=2,
     ),
     several("TimeMixer", d_model=8, d_ff=8, e_layers=1),
