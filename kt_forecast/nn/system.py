@@ -36,10 +36,10 @@ class Cost:
         state_bytes: bytes of the streaming state, in the number of steps before it.
     """
 
-    training_flops: int
-    training_bytes: int
-    step_flops: int
-    state_bytes: int
+    training_flops: int | float
+    training_bytes: int | float
+    step_flops: int | float
+    state_bytes: int | float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ class Promises:
         return f"causal: {self.causality}; {train}{step if self.streaming else ''}"
 
 
-def _power(exponent: int) -> str:
-    return {0: "1", 1: "T"}.get(exponent, f"T^{exponent}")
+def _power(exponent: int | float) -> str:
+    return {0: "1", 1: "T"}.get(exponent, f"T^{exponent:g}")
 
 
 class SystemConfig(Config):
