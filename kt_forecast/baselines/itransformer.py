@@ -12,18 +12,19 @@ Departures from the paper:
     - no attention weight is ever dropped.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kt_forecast.baselines._heads import Headed
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.system import Cost, Paper, Promises, System
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, System
 from kt_forecast.sequences.series import Window, WindowShape
 
 
-class ITransformerConfig(Headed):
+class ITransformerConfig(HeadsConfig):
     """Settings of `ITransformer`, those published for the larger sets; see `SMALL`.
 
     Attributes:
@@ -33,6 +34,8 @@ class ITransformerConfig(Headed):
         inner: numbers between the two maps of a layer's token-wise network.
         dropout: probability of dropping a number of a token.
     """
+
+    even_heads: ClassVar[bool] = False
 
     width: int = tunable(512, (128, 256, 512), gt=0)
     heads: int = tunable(8, (4, 8), gt=0)

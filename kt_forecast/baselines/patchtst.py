@@ -12,18 +12,19 @@ Departures from the paper:
 While training, batch normalisation lets the rows of a batch read each other; a forecast does not.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kt_forecast.baselines._heads import Headed
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.system import Cost, Paper, Promises, System
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, System
 from kt_forecast.sequences.series import Window, WindowShape
 
 
-class PatchTSTConfig(Headed):
+class PatchTSTConfig(HeadsConfig):
     """Settings of `PatchTST`, those published for the larger sets; see `SMALL`.
 
     Attributes:
@@ -35,6 +36,8 @@ class PatchTSTConfig(Headed):
         stride: steps between the starts of two patches.
         dropout: probability of dropping a number of a token.
     """
+
+    even_heads: ClassVar[bool] = False
 
     width: int = tunable(128, (16, 64, 128), gt=0)
     heads: int = tunable(16, (4, 8, 16), gt=0)

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from kt_forecast.config import Config
+from kt_forecast.config import Config, tunable
 from kt_forecast.errors import InputError
 from kt_forecast.sequences.series import WindowShape
 
@@ -86,6 +87,30 @@ class SystemConfig(Config):
     def leak(self) -> str:
         """How these settings read later steps, in a few words; empty where they do not."""
         return ""
+
+
+class HeadsConfig(SystemConfig):
+    """Settings of a system with attention heads.
+
+    Attributes:
+        width: numbers in a step's vector.
+        heads: attention heads; must divide ``width``.
+        even_heads: whether a head's size must be even, as rotary positions turn pairs of numbers.
+    """
+
+    even_heads: ClassVar[bool] = True
+
+    width: int = tunable(64, (32, 64, 128, 256), gt=0)
+    heads: int = tunable(4, (2, 4, 8), gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        sizes = " into even sizes" if self.even_heads else ""
+        if self.width % (self.heads * (2 if self.even_heads else 1)):
+            raise ValueError(
+                f"heads must divide width{sizes}, got heads={self.heads} width={self.width}"
+            )
+        return self
 
 
 class State:

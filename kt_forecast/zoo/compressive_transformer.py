@@ -22,7 +22,7 @@ Departures from the paper:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +36,10 @@ from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.relative import Grid, RelativeAttention
 from kt_forecast.nn.streams import Span, in_turn
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 
-class CompressiveTransformerConfig(SystemConfig):
+class CompressiveTransformerConfig(HeadsConfig):
     """Settings of `CompressiveTransformer`.
 
     Attributes:
@@ -58,9 +58,9 @@ class CompressiveTransformerConfig(SystemConfig):
         dropout: probability of dropping a number of what a layer adds.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
+    even_heads: ClassVar[bool] = False
+
     layers: int = tunable(2, (1, 2, 4), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     segment: int = tunable(64, (32, 64, 128), gt=0)
     memory: int = tunable(64, (32, 64, 128, 256), ge=0)
     compressed: int = tunable(32, (16, 32, 64, 128), ge=0)
@@ -75,8 +75,6 @@ class CompressiveTransformerConfig(SystemConfig):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads must divide width, got heads={self.heads} width={self.width}")
         if self.segment % self.rate or self.memory % self.rate:
             raise ValueError(
                 f"rate must divide segment and memory, got rate={self.rate} "

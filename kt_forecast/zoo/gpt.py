@@ -16,19 +16,18 @@ Departures from the paper:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 from jaxtyping import Bool, Float
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Cache, CausalAttention
 from kt_forecast.nn.layer import Layer
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 
-class GPTConfig(SystemConfig):
+class GPTConfig(HeadsConfig):
     """Settings of `GPT`.
 
     Attributes:
@@ -41,22 +40,11 @@ class GPTConfig(SystemConfig):
         window: how many steps back a step reads, itself included; None for all.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     layers: int = tunable(1, (1, 2, 4), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
     positions: Literal["rotary", "forgetting"] = tunable("rotary", ("rotary", "forgetting"))
     window: int | None = None
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
-        return self
 
 
 @dataclass(frozen=True)

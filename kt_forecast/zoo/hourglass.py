@@ -27,10 +27,10 @@ from kt_forecast.nn.attention import Cache, CausalAttention
 from kt_forecast.nn.layer import Layer
 from kt_forecast.nn.rates import held, latest
 from kt_forecast.nn.streams import Span, in_turn
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 
-class HourglassConfig(SystemConfig):
+class HourglassConfig(HeadsConfig):
     """Settings of `Hourglass`.
 
     Attributes:
@@ -46,24 +46,17 @@ class HourglassConfig(SystemConfig):
         dropout: probability of dropping a number of what a layer adds.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     before: int = tunable(1, (1, 2), ge=0)
     layers: int = tunable(2, (1, 2, 4), ge=0)
     after: int = tunable(1, (1, 2), ge=0)
     hierarchy: tuple[int, ...] = Field((3,), min_length=1)
     shorten: Literal["mean", "linear"] = tunable("linear", ("mean", "linear"))
     lengthen: Literal["repeat", "linear"] = tunable("linear", ("repeat", "linear"))
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
         if min(self.hierarchy) < 1:
             raise ValueError(f"hierarchy holds whole numbers from 1, got {self.hierarchy}")
         return self

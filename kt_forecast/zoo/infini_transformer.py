@@ -17,19 +17,18 @@ Departures from the paper:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Rotary
 from kt_forecast.nn.stack import MixingLayer, Stack
 from kt_forecast.nn.streams import Span
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 EPSILON = 1e-6
 """Added to what a reading of the memory is divided by."""
@@ -37,7 +36,7 @@ GATE_SPEED = 10.0
 """How many times faster a gate's logit learns than another number."""
 
 
-class InfiniConfig(SystemConfig):
+class InfiniConfig(HeadsConfig):
     """Settings of the Infini-Transformer.
 
     Attributes:
@@ -51,22 +50,11 @@ class InfiniConfig(SystemConfig):
         dropout: probability of dropping a number of what a layer adds.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     layers: int = tunable(2, (1, 2, 4), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     segment: int = tunable(64, (16, 32, 64, 128), gt=0)
     rule: Literal["linear", "delta"] = tunable("linear", ("linear", "delta"))
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
-        return self
 
 
 @dataclass(frozen=True)

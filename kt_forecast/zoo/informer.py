@@ -43,7 +43,7 @@ from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.probsparse import ProbSparse, Seen
 from kt_forecast.nn.rates import held, latest, trailing
 from kt_forecast.nn.streams import Span, in_turn
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 from kt_forecast.sequences.series import Window, WindowShape
 
 KERNEL = 3
@@ -52,7 +52,7 @@ SEEDS = 100
 """Between the seeds of one encoder's tables and those of the next."""
 
 
-class InformerConfig(SystemConfig):
+class InformerConfig(HeadsConfig):
     """Settings of `Informer` and of `PublishedInformer`.
 
     Attributes:
@@ -76,9 +76,7 @@ class InformerConfig(SystemConfig):
 
     published: bool = False
     pooling: Literal["causal", "published"] = "causal"
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     layers: int = tunable(2, (1, 2, 3), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     factor: int = tunable(5, (1, 3, 5, 10), ge=0)
     samples: int = Field(24, gt=0)
     stride: int = tunable(2, (2, 3, 4), gt=0)
@@ -91,11 +89,6 @@ class InformerConfig(SystemConfig):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
         if (self.published or self.pooling == "published") and self.stride != 2:
             raise ValueError(f"the published pooling has stride 2, got stride={self.stride}")
         return self

@@ -15,11 +15,10 @@ Departures from the paper:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
@@ -27,12 +26,12 @@ from kt_forecast.errors import InputError
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.prefix import Kept, PrefixAttention
 from kt_forecast.nn.streams import Span, in_turn
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 Number = TypeVar("Number", int, Tensor)
 
 
-class MemoryTransformerConfig(SystemConfig):
+class MemoryTransformerConfig(HeadsConfig):
     """Settings of `MemoryTransformer`.
 
     Attributes:
@@ -48,24 +47,13 @@ class MemoryTransformerConfig(SystemConfig):
         dropout: probability of dropping a number of what a layer adds.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     slots: int = tunable(10, (4, 10, 20), ge=0)
     memory: Literal["own", "blocks"] = tunable("own", ("own", "blocks"))
     every: int = tunable(16, (8, 16, 32), gt=0)
     published: bool = False
     layers: int = tunable(2, (1, 2, 4), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
-        return self
 
     @property
     def leak(self) -> str:

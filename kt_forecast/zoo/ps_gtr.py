@@ -17,12 +17,10 @@ Departures from the paper:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
@@ -30,10 +28,10 @@ from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.gating import Gate, Kind
 from kt_forecast.nn.probsparse import ProbSparse, Seen
 from kt_forecast.nn.streams import Span, in_turn
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 
-class PSGTrConfig(SystemConfig):
+class PSGTrConfig(HeadsConfig):
     """Settings of `PSGTr`.
 
     Attributes:
@@ -48,24 +46,13 @@ class PSGTrConfig(SystemConfig):
         dropout: probability of dropping a number of what enters a gate.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     layers: int = tunable(2, (1, 2, 4), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     factor: int = tunable(5, (1, 3, 5), ge=0)
     samples: int = tunable(32, (16, 32, 64), gt=0)
     gate: Kind = tunable("gru", ("gru", "output", "highway", "input", "sigmoid_tanh", "sum"))
     shut: float = tunable(2.0, (0.0, 1.0, 2.0))
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
-        return self
 
 
 @dataclass(frozen=True)

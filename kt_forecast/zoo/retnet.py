@@ -31,7 +31,7 @@ from kt_forecast.nn.attention import Rotary
 from kt_forecast.nn.decayed import CHUNK, decayed
 from kt_forecast.nn.stack import MixingLayer, Stack
 from kt_forecast.nn.streams import Span
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 EPSILON = 1e-6
 """Added to a mean square before it divides."""
@@ -41,7 +41,7 @@ XPOS_STEPS = 512
 """Steps over which xPos fades a number of the key once."""
 
 
-class RetNetConfig(SystemConfig):
+class RetNetConfig(HeadsConfig):
     """Settings of RetNet.
 
     Attributes:
@@ -58,9 +58,7 @@ class RetNetConfig(SystemConfig):
         chunk: steps compared pair by pair; changes cost only.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     layers: int = tunable(2, (1, 2, 4), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     shortest: float = tunable(32.0, (4.0, 8.0, 16.0, 32.0), gt=1)
     longest: float = tunable(256.0, (128.0, 256.0, 512.0, 4096.0), gt=1)
     values: int = tunable(2, (1, 2), gt=0)
@@ -71,11 +69,6 @@ class RetNetConfig(SystemConfig):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
         if self.shortest > self.longest:
             raise ValueError(
                 f"shortest may not exceed longest, got {self.shortest} and {self.longest}"

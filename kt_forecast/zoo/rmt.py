@@ -17,12 +17,10 @@ Departures from the paper:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
@@ -30,10 +28,10 @@ from kt_forecast.nn.attention import Rotary
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.segments import Piece, Segments, chosen
 from kt_forecast.nn.streams import Span, in_turn
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 
-class RMTConfig(SystemConfig):
+class RMTConfig(HeadsConfig):
     """Settings of `RMT`.
 
     Attributes:
@@ -46,22 +44,11 @@ class RMTConfig(SystemConfig):
         dropout: probability of dropping a number of what a layer adds.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     segment: int = tunable(32, (16, 32, 64, 128), gt=0)
     slots: int = tunable(8, (4, 8, 16), ge=0)
     layers: int = tunable(2, (1, 2, 4), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
-        return self
 
 
 Kept = Float[Tensor, "batch kept both"]

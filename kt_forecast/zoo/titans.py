@@ -46,12 +46,12 @@ from kt_forecast.nn.neural_memory import Memory, NeuralMemory, settled
 from kt_forecast.nn.prefix import PrefixAttention
 from kt_forecast.nn.segments import Piece, Segments, chosen
 from kt_forecast.nn.streams import Span, in_turn
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 FORMS = ("mag", "mac", "mal", "lmm")
 
 
-class TitansConfig(SystemConfig):
+class TitansConfig(HeadsConfig):
     """Settings of `Titans`.
 
     Attributes:
@@ -71,7 +71,6 @@ class TitansConfig(SystemConfig):
         dropout: probability of dropping a number of what a layer adds.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     form: Literal["mag", "mac", "mal", "lmm"] = tunable("mag", FORMS)
     slots: int = tunable(4, (0, 4, 8), ge=0)
     chunk: int = tunable(16, (8, 16, 32), gt=0)
@@ -82,17 +81,11 @@ class TitansConfig(SystemConfig):
     rate: float = tunable(0.5, Range(low=0.05, high=1.0, log=True), gt=0.0)
     published: bool = False
     layers: int = tunable(2, (1, 2, 4), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
         if self.published and self.form != "mac":
             raise ValueError(f"only form='mac' leaks as published, got form={self.form!r}")
         return self

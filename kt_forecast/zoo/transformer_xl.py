@@ -15,19 +15,18 @@ Departures from the paper:
     - attention weights are never dropped.
 """
 
-from typing import Literal, Self
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.relative import Grid, RelativeAttention, SegmentStack
-from kt_forecast.nn.system import Cost, Paper, Promises, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, System
 
 
-class TransformerXLConfig(SystemConfig):
+class TransformerXLConfig(HeadsConfig):
     """Settings of `TransformerXL`.
 
     Attributes:
@@ -42,21 +41,15 @@ class TransformerXLConfig(SystemConfig):
         dropout: probability of dropping a number of what a layer adds.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
+    even_heads: ClassVar[bool] = False
+
     layers: int = tunable(2, (1, 2, 4), gt=0)
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     window: int = tunable(128, (32, 64, 128, 256, 512), gt=0)
     segment: int = tunable(64, (32, 64, 128, 256), gt=0)
     clamp: int | None = None
     norm: Literal["before", "after"] = tunable("before", ("before", "after"))
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads must divide width, got heads={self.heads} width={self.width}")
-        return self
 
 
 class Layer(nn.Module):

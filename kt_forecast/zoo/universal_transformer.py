@@ -31,10 +31,10 @@ from kt_forecast.errors import InputError
 from kt_forecast.nn.attention import Cache, CausalAttention
 from kt_forecast.nn.layer import Layer
 from kt_forecast.nn.relative import sinusoids
-from kt_forecast.nn.system import Cost, Paper, Promises, State, System, SystemConfig
+from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 
-class UniversalTransformerConfig(SystemConfig):
+class UniversalTransformerConfig(HeadsConfig):
     """Settings of `UniversalTransformer`.
 
     Attributes:
@@ -50,24 +50,17 @@ class UniversalTransformerConfig(SystemConfig):
         dropout: probability of dropping a number of what the layer adds.
     """
 
-    width: int = tunable(64, (32, 64, 128, 256), gt=0)
     times: int = tunable(4, (2, 4, 6, 8), gt=0)
     halting: Literal["step", "none"] = tunable("step", ("step", "none"))
     threshold: float = Field(0.01, gt=0.0, lt=1.0)
     ponder: float = tunable(0.01, Range(low=1e-4, high=0.1, log=True), ge=0.0)
     published: bool = False
-    heads: int = tunable(4, (2, 4, 8), gt=0)
     window: int | None = None
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads must divide width into even sizes, got heads={self.heads} "
-                f"width={self.width}"
-            )
         if self.published and self.halting == "none":
             raise ValueError("published = true is about halting: halting must be 'step'")
         return self

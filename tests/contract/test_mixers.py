@@ -1,5 +1,7 @@
 """What every step-causal system promises of its steps, whatever the task."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from contract.systems import (
@@ -15,7 +17,7 @@ from contract.systems import (
 from safetensors.torch import load_file, save_file
 
 from kt_forecast.audit.cost import growth
-from kt_forecast.nn.system import auxiliary_loss
+from kt_forecast.nn.system import HeadsConfig, auxiliary_loss
 
 STEPS = 23
 TOLERANCE = {"atol": 1e-10, "rtol": 0.0}
@@ -243,6 +245,17 @@ def test_every_searchable_value_is_a_valid_setting(name):
         for value in values:
             kind = config.model_fields[field].annotation
             config(**{"width": 64, field: kind(value) if kind in (int, float) else value})
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, system in SYSTEMS.items() if issubclass(system.config, HeadsConfig)]
+)
+def test_heads_that_do_not_divide_the_width_are_refused(name):
+    config = SYSTEMS[name].config
+    with pytest.raises(ValueError, match="heads must divide width"):
+        config(width=WIDTH, heads=3)
+    with pytest.raises(ValueError, match="even sizes") if config.even_heads else nullcontext():
+        config(width=12, heads=4)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
