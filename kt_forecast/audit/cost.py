@@ -6,6 +6,7 @@ machine and in every run, so that a promised growth can be tested.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +34,16 @@ class Growth:
 
 
 def growth(
-    mixer: nn.Module, width: int, *, streaming: bool, lengths: tuple[int, int] = (2048, 4096)
+    mixer: nn.Module | Callable[[int], nn.Module],
+    width: int,
+    *,
+    streaming: bool,
+    lengths: tuple[int, int] = (2048, 4096),
 ) -> Growth:
     """Measure how a mixer's cost grows from the first length to the second.
 
     Args:
-        mixer: see `kt_forecast.nn.system.Mixer`.
+        mixer: see `kt_forecast.nn.system.Mixer`; or what makes one for a length.
         width: numbers in a step's vector.
         streaming: whether to measure a streamed step and the state too.
         lengths: two sequence lengths; the longer, the nearer to the limit.
@@ -49,11 +54,12 @@ def growth(
     flops, saved, step, state = [], [], [], []
     for length in lengths:
         x = torch.randn(1, length, width, generator=torch.Generator().manual_seed(0))
-        counted, kept = training_cost(mixer, x)
+        sized = mixer if isinstance(mixer, nn.Module) else mixer(length)
+        counted, kept = training_cost(sized, x)
         flops.append(counted)
         saved.append(kept)
         if streaming:
-            counted, kept = step_cost(mixer, x)
+            counted, kept = step_cost(sized, x)
             step.append(counted)
             state.append(kept)
 

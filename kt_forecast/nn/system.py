@@ -35,12 +35,15 @@ class Cost:
         training_bytes: bytes kept for the backward pass.
         step_flops: operations of one streamed step, in the number of steps before it.
         state_bytes: bytes of the streaming state, in the number of steps before it.
+        root: a setting that must be near the square root of the length for these exponents to
+            hold; empty where they hold for any settings.
     """
 
     training_flops: int | float
     training_bytes: int | float
     step_flops: int | float
     state_bytes: int | float
+    root: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,8 @@ class Promises:
         cost = self.cost
         train = f"training {_power(cost.training_flops)}, memory {_power(cost.training_bytes)}"
         step = f"; streams, a step {_power(cost.step_flops)}, state {_power(cost.state_bytes)}"
-        return f"causal: {self.causality}; {train}{step if self.streaming else ''}"
+        chosen = f" ({cost.root} near the root of T)" if cost.root else ""
+        return f"causal: {self.causality}; {train}{step if self.streaming else ''}{chosen}"
 
 
 def _power(exponent: int | float) -> str:
