@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from kt_forecast.errors import InputError
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.streams import Span, by_masks, in_turn
 from kt_forecast.nn.system import State
@@ -83,17 +84,28 @@ class Stack(nn.Module):
     """Layers one upon another; see `kt_forecast.nn.system.Mixer`.
 
     Args:
-        layers: each takes steps, its state and their `Span`.
+        layers: modules; each takes steps, its state and their `Span`.
         norm: applied to what the last layer gives.
+        leak: how the layers read later steps, in a few words; empty where they do not.
     """
 
-    def __init__(self, layers: Iterable[MixingLayer], norm: nn.Module) -> None:
+    def __init__(self, layers: Iterable[Mixing], norm: nn.Module, *, leak: str = "") -> None:
         super().__init__()
-        self.layers: Sequence[MixingLayer] = nn.ModuleList(layers)  # type: ignore[assignment]
+        self.layers: Sequence[Mixing] = nn.ModuleList(layers)  # type: ignore[assignment, arg-type]
         self.norm = norm
+        self.leak = leak
 
     def init_state(self, batch: int) -> StackState:
-        """Return the state of ``batch`` sequences before their first step."""
+        """Return the state of ``batch`` sequences before their first step.
+
+        Raises:
+            InputError: the layers read later steps, so that nothing can be streamed.
+        """
+        if self.leak:
+            raise InputError(f"{self.leak}; accepted for a stream is published = false")
+        return self._nothing(batch)
+
+    def _nothing(self, batch: int) -> StackState:
         parameter = next(self.parameters())
         position = parameter.new_zeros(batch).long()
         return StackState(position, tuple(layer.init_state(batch) for layer in self.layers))
@@ -117,7 +129,7 @@ class Stack(nn.Module):
         Returns:
             One vector a step, and the state afterwards (None for a pass without ``state``).
         """
-        carried = self.init_state(x.shape[0]) if state is None else state
+        carried = self._nothing(x.shape[0]) if state is None else state
         if state is None and valid is None and reset is None:
             return self._run(x, carried, Span.beginning(x))[0], None
         if torch.compiler.is_exporting() and reset is None:
