@@ -135,6 +135,7 @@ OPTIONS = {
     "compare": {"what", "--html", "--json", "--runs", "--device"},
     "zoo": {"name"},
     "study pooling": {"recipe", "--set", "--runs", "--device"},
+    "study history": {"run", "--latest", "--most", "--json", "--runs", "--device"},
     "data list": set(),
     "data check": {"file", "--column", "--format", "--separator", "--repeats", *SERIES},
     "data import": {
