@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from kt_forecast.nn.attention import Rotary
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.streams import Span, appended
+from kt_forecast.nn.windowed import weighed
 
 QUERY_CHUNK = 512
 """Queries attended at a time, so that the weights of all pairs of steps are never there at once."""
@@ -82,7 +83,9 @@ class PrefixAttention(nn.Module):
             kept = appended(kept[:, None], new[:, None], span)[:, 0]
             return self._merged(self._all(query, kept, to_rows, row_value, span)), kept
         both = torch.cat([kept, new], 1)
-        read = self._near(query, both, to_rows, row_value, span)
+        read = weighed(
+            query, *self._pair(both), self.window, before=span.before, beside=(to_rows, row_value)
+        )
         return self._merged(read), trailing(both, self.window - 1, span)
 
     def _all(
@@ -101,39 +104,6 @@ class PrefixAttention(nn.Module):
             else:
                 chunks.append(_chunk(*args))
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks, 2)
-
-    def _near(
-        self, query: Tensor, both: Tensor, to_rows: Tensor, row_value: Tensor, span: Span
-    ) -> Tensor:
-        """Read the steps of the window, in blocks of as many steps as it looks back.
-
-        The slots of a block and of the block before it hold all that the block's steps may read.
-        """
-        back, steps = both.shape[1] - span.length, span.length
-        size = max(back, 1)
-        count = -(-steps // size)
-        missing = count * size - steps
-        key, value = self._pair(F.pad(both, (0, 0, size - back, missing)))
-
-        def blocks(x: Tensor) -> Tensor:
-            return x.unflatten(2, (-1, size))
-
-        def pairs(x: Tensor) -> Tensor:
-            x = blocks(x)
-            return torch.cat([x[:, :, :-1], x[:, :, 1:]], 3)
-
-        near = blocks(F.pad(query, (0, 0, 0, missing))) @ pairs(key).transpose(-1, -2)
-        column = torch.arange(count * size, device=query.device).reshape(count, size, 1)
-        slot = torch.arange(2 * size, device=query.device) - size + column[:, :1]
-        ago = column - slot
-        there = span.before[:, None, None, None] + slot >= 0
-        visible = (ago >= 0) & (ago <= back) & there
-        near = (near * self.size**-0.5).masked_fill(~visible[:, None], float("-inf"))
-        rows = blocks(F.pad(to_rows, (0, 0, 0, missing)))
-        weight = torch.cat([rows, near], -1).softmax(-1)
-        at = rows.shape[-1]
-        read = weight[..., at:] @ pairs(value) + weight[..., :at] @ row_value[:, :, None]
-        return read.flatten(2, 3)[:, :, :steps]
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
