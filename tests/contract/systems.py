@@ -44,11 +44,14 @@ TRACED = [
 
 
 SMALL: dict[str, dict[str, object]] = {
+    "bigbird": {"block": 3, "window": 2, "random_blocks": 2, "heads": 2},
     "infini_transformer": {"segment": 4},
     "infini_transformer_delta": {"segment": 4, "rule": "delta"},
+    "linear_transformer": {"chunk": 4},
     "mamba": {"chunk": 4},
     "mamba2": {"chunk": 4, "form": "mamba2", "groups": 2},
     "memory_transformer": {"slots": 3, "heads": 2},
+    "reformer": {"buckets": 4, "window": 3, "heads": 2, "at_once": 5},
     "retnet": {"chunk": 4, "magnitudes": True},
     "rmt": {"slots": 3, "segment": 4, "heads": 2},
     "compressive_transformer": {"segment": 4, "memory": 4, "compressed": 3, "rate": 2},

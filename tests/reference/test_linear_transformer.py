@@ -1,0 +1,167 @@
+"""The Linear Transformer against properties that only a correct one has (specs 14)."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from kt_forecast import zoo
+from kt_forecast.audit.cost import growth, training_cost
+from kt_forecast.nn.running import running_sums
+from kt_forecast.nn.streams import Span
+from kt_forecast.zoo.linear_transformer import EPSILON, LinearAttention, positive
+
+SYSTEM = zoo.load("linear_transformer")
+WIDTH, STEPS = 16, 23
+CLOSE = {"atol": 1e-12, "rtol": 0.0}
+CHUNKS = pytest.mark.parametrize("chunk", [1, 4, STEPS, 64])
+POSITIONS = pytest.mark.parametrize("positions", ["rotary", "none"])
+
+
+def noise(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def filled(module):
+    with torch.no_grad():
+        for i, parameter in enumerate(module.parameters()):
+            parameter.copy_(0.3 * noise(*parameter.shape, seed=i))
+    return module.double().eval()
+
+
+def config(**settings):
+    return SYSTEM.config(**{"width": WIDTH, "heads": 2, "chunk": 4, **settings})
+
+
+def attention(**settings):
+    return filled(LinearAttention(config(**settings)))
+
+
+def read(module, x):
+    return module(x, module.init_state(len(x)), Span.beginning(x))[0]
+
+
+def by_pairs(module, x):
+    """Write out the weights of all pairs of steps."""
+    q, k, v = (
+        part.unflatten(-1, (2, -1)).transpose(1, 2)
+        for part in module.query_key_value(x).chunk(3, -1)
+    )
+    q, k = positive(q), positive(k)
+    total = (q @ k.transpose(-1, -2)).tril().sum(-1, keepdim=True) + EPSILON
+    if module.rotary is not None:
+        place = torch.arange(x.shape[1])[None]
+        q, k = module.rotary(q, place), module.rotary(k, place)
+    y = (q @ k.transpose(-1, -2)).tril() @ v / total
+    return module.out(y.transpose(1, 2).flatten(2))
+
+
+def by_steps(q, k, v, state):
+    """Carry the sums from step to step."""
+    found = []
+    for t in range(v.shape[2]):
+        state = state + k[:, :, t, :, None] * v[:, :, t, None]
+        found.append((q[:, :, t, None] @ state)[:, :, 0])
+    return torch.stack(found, 2), state
+
+
+@CHUNKS
+def test_running_sums_are_carried_sums_with_gradients(chunk):
+    inputs = noise(2, 3, STEPS, 4), noise(2, 3, STEPS, 4, seed=2), noise(2, 3, STEPS, 5, seed=3)
+    inputs = tuple(x.requires_grad_() for x in (*inputs, noise(2, 3, 4, 5, seed=4)))
+    worth = noise(2, 3, STEPS, 5, seed=6), noise(2, 3, 4, 5, seed=7)
+    ways = running_sums(*inputs, chunk=chunk), by_steps(*inputs)
+    for fast, slow in zip(*ways, strict=True):
+        torch.testing.assert_close(fast, slow, **CLOSE)
+    sums = (sum((y * w).sum() for y, w in zip(way, worth, strict=True)) for way in ways)
+    for fast, slow in zip(*(torch.autograd.grad(s, inputs) for s in sums), strict=True):
+        torch.testing.assert_close(fast, slow, **CLOSE)
+
+
+@POSITIONS
+@CHUNKS
+def test_chunks_equal_the_weights_of_all_pairs_with_gradients(chunk, positions):
+    module = attention(chunk=chunk, positions=positions)
+    x, worth = noise(2, STEPS, WIDTH).requires_grad_(), noise(2, STEPS, WIDTH, seed=9)
+    ways = read(module, x), by_pairs(module, x)
+    torch.testing.assert_close(*ways, **CLOSE)
+    inputs = (x, *module.parameters())
+    grads = (torch.autograd.grad((y * worth).sum(), inputs) for y in ways)
+    for fast, slow in zip(*grads, strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-11, rtol=0.0)
+
+
+def weighted(module, x):
+    """Return what heads read before the last map."""
+    with torch.no_grad():
+        module.out.weight.copy_(torch.eye(WIDTH))
+        module.out.bias.zero_()
+    return read(module, x)
+
+
+def test_weights_sum_to_one():
+    module, x = attention(positions="none"), noise(2, STEPS, WIDTH)
+    with torch.no_grad():
+        module.query_key_value.weight[-WIDTH:] = 0.0
+        module.query_key_value.bias[-WIDTH:] = 1.0
+    got = weighted(module, x)
+    torch.testing.assert_close(got, torch.ones_like(got), atol=1e-5, rtol=0.0)
+
+
+def test_the_scale_of_all_keys_does_not_count():
+    q, k, v = (positive(noise(1, 2, STEPS, 4, seed=i)) for i in range(3))
+    empty, none = torch.zeros(1, 2, 4, 4).double(), torch.zeros(1, 2, 4, 1).double()
+
+    def mixed(k):
+        weights, _ = running_sums(q, k, torch.ones_like(v[..., :1]), none)
+        return running_sums(q, k, v, empty)[0] / weights
+
+    torch.testing.assert_close(mixed(7.3 * k), mixed(k), **CLOSE)
+
+
+def test_without_positions_the_order_of_the_past_does_not_count():
+    x = noise(1, STEPS, WIDTH)
+    other = torch.cat([x[:, :-1].flip(1), x[:, -1:]], 1)
+    free, turned = attention(positions="none"), attention()
+    torch.testing.assert_close(read(free, other)[:, -1], read(free, x)[:, -1], **CLOSE)
+    assert (read(turned, other)[:, -1] - read(turned, x)[:, -1]).abs().max() > 1e-4
+
+
+def test_half_precision_sums_in_single():
+    module, x = attention().float(), noise(1, 512, WIDTH).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = module(x, module.init_state(1), Span.beginning(x))
+    assert state.memory.dtype == state.total.dtype == torch.float32
+
+
+def test_single_precision_streams_as_it_passes():
+    module = filled(SYSTEM.build(config())).float()
+    x = noise(2, 150, WIDTH).float()
+    state, pieces = module.init_state(2), []
+    for piece in x.split([1, 1, 70, 3, 75], 1):
+        y, state = module(piece, state)
+        pieces.append(y)
+    torch.testing.assert_close(torch.cat(pieces, 1), module(x)[0], atol=1e-4, rtol=0.0)
+
+
+def test_the_state_is_a_matrix_and_a_vector_a_head():
+    module = SYSTEM.build(SYSTEM.config(width=32, heads=4, layers=3))
+    assert module.init_state(5).numel() == 5 * (3 * 4 * 8 * (8 + 1) + 1)
+
+
+def test_cost_is_linear_from_a_thousand_steps():
+    module = SYSTEM.build(config(chunk=64))
+    measured = growth(module, WIDTH, streaming=True, lengths=(1024, 8192))
+    assert measured.training_flops == pytest.approx(1.0, abs=0.02)
+    assert measured.training_bytes == pytest.approx(1.0, abs=0.02)
+    assert (measured.step_flops, measured.state_bytes) == (0.0, 0.0)
+
+
+@pytest.mark.slow
+def test_cost_is_linear_up_to_sixty_four_thousand_steps():
+    module = SYSTEM.build(config(chunk=64))
+    costs = [training_cost(module, torch.randn(1, n, WIDTH)) for n in (1024, 8192, 65536)]
+    for (flops, kept), (more_flops, more_kept) in pairwise(costs):
+        assert math.log(more_flops / flops, 8) == pytest.approx(1.0, abs=0.02)
+        assert math.log(more_kept / kept, 8) == pytest.approx(1.0, abs=0.02)
