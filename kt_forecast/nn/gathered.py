@@ -20,7 +20,7 @@ from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.relative import Grid
 from kt_forecast.nn.streams import Span, appended
 
-KEYS_AT_ONCE = 2**14
+KEYS_AT_ONCE = 2**13
 """Keys gathered at a time, for each head of each sequence."""
 UNUSED = -1
 """What stands in a table where there is nothing to read."""
