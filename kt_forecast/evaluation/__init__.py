@@ -12,7 +12,6 @@ from kt_forecast.evaluation.tracing import (
     coin_flip,
     compare,
     evaluate,
-    stream,
 )
 
 __all__ = [
@@ -27,5 +26,4 @@ __all__ = [
     "coin_flip",
     "compare",
     "evaluate",
-    "stream",
 ]

@@ -25,11 +25,9 @@ from kt_forecast.schema import (
     ROW,
     STUDENT,
 )
-from kt_forecast.sequences.batching import STEPS_PER_BATCH, windows
-from kt_forecast.sequences.collect import Collector, require_once
+from kt_forecast.sequences.collect import require_once
 from kt_forecast.sequences.counts import looked_back
 from kt_forecast.sequences.interactions import StudentSequences
-from kt_forecast.tasks.knowledge_tracing import Tracer
 
 ANSWERS_SEEN_EDGES = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)
 """Least answers seen of each line of the table by answers seen."""
@@ -52,10 +50,10 @@ class Predictor(Protocol):
 
 @runtime_checkable
 class StreamingPredictor(Protocol):
-    """A predictor that also goes step by step, keeping a state instead of the history."""
+    """A predictor that also goes on from a state, which it keeps instead of the history."""
 
     def stream(self, sequences: StudentSequences) -> npt.NDArray[np.float64]:
-        """Return what `Predictor.predict` returns for whole histories, made step by step."""
+        """Return what `Predictor.predict` returns for whole histories, made by carrying a state."""
         ...
 
 
@@ -69,7 +67,7 @@ class Rules:
         unit: what ``history`` counts: steps, or concept rows.
         first_step: whether the first step of a student is scored, of which nothing is known.
         answers: score only steps before which fewer answers were seen; None for all steps.
-        streamed: predict step by step through the predictor's state.
+        streamed: predict in segments, through the predictor's state.
     """
 
     description: str
@@ -90,7 +88,7 @@ PROTOCOLS: dict[str, Rules] = {
         first_step=False,
     ),
     "stream": Rules(
-        description="every interaction, predicted step by step through the streaming state",
+        description="every interaction, histories read in segments through the streaming state",
         streamed=True,
     ),
     "cold_start": Rules(
@@ -221,33 +219,6 @@ def coin_flip(sequences: StudentSequences, seed: int) -> StudentSequences:
     thrown = np.random.default_rng(seed).integers(2, size=sequences.n_steps)
     response = torch.from_numpy(thrown).to(sequences.response.dtype)
     return replace(sequences, response=response)
-
-
-@torch.inference_mode()
-def stream(
-    tracer: Tracer,
-    sequences: StudentSequences,
-    *,
-    device: torch.device | str = "cpu",
-    steps_per_batch: int = STEPS_PER_BATCH,
-) -> npt.NDArray[np.float64]:
-    """Predict step by step through the tracer's streaming state, many students at a time.
-
-    Returns:
-        p_correct of each step, nan where not scored; equal to a pass over whole histories.
-    """
-    training = tracer.training
-    tracer.to(device).eval()
-    collected = Collector(sequences.scored.numpy())
-    for batch in windows(sequences, None, steps_per_batch=steps_per_batch):
-        state = tracer.init_state(batch.shape[0])
-        logits = []
-        for step in range(batch.shape[1]):
-            logit, state = tracer(batch.steps(step, step + 1).to(device), state)
-            logits.append(logit)
-        collected.add(batch, torch.cat(logits, dim=1).double().sigmoid())
-    tracer.train(training)
-    return collected.result()
 
 
 def by_answers_seen(

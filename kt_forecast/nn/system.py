@@ -132,6 +132,11 @@ class State:
             for path, tensor in _leaves((name,), value)
         }
 
+    def filled(self, tensors: dict[str, Tensor]) -> Self:
+        """Return the state with the tensors that `tensors` gave of one of the same kind."""
+        names = iter(self.tensors())
+        return self.map(lambda _: tensors[next(names)])
+
     def detach(self) -> Self:
         """Return the state cut off from the graph that made it."""
         return self.map(torch.Tensor.detach)

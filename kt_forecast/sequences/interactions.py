@@ -114,6 +114,10 @@ class Batch:
         """Return the steps from ``start`` up to and without ``stop``."""
         return self.map(lambda tensor: tensor[:, start:stop])
 
+    def part(self, rows: int, start: int, stop: int) -> Self:
+        """Return the steps from ``start`` up to and without ``stop`` of the first rows."""
+        return self.map(lambda tensor: tensor[:rows, start:stop])
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """Return the batch with every tensor changed."""
         tensors = {

@@ -175,7 +175,19 @@ class Tracer(nn.Module):
         In training the sum holds the weighted next-question objective as well, and what the system
         itself adds.
         """
-        logits, mixed, _ = self._run(batch, None)
+        total, count, _ = self.carried_loss(batch, None)
+        return total, count
+
+    def carried_loss(
+        self, batch: Batch, state: TracerState | None
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], TracerState | None]:
+        """Return the loss of steps that follow those that ``state`` has seen; see `loss`.
+
+        Returns:
+            The sum, the number of scored steps, and the state after the last one (None without
+            one), through which gradients flow. The next question is told within ``batch`` alone.
+        """
+        logits, mixed, after = self._run(batch, state)
         wanted = (batch.real & batch.scored).to(logits.dtype)
         each = F.binary_cross_entropy_with_logits(
             logits, batch.response.to(logits.dtype), reduction="none"
@@ -185,7 +197,7 @@ class Tracer(nn.Module):
         if self.training and tells and batch.shape[1] > 1:
             total = total + self.tracing.next_question * count * self._next_question(mixed, batch)
         added = auxiliary_loss(self.mixer, batch.real)
-        return total if added is None else total + count * added, count
+        return total if added is None else total + count * added, count, after
 
     def fit_statistics(self, train: StudentSequences) -> StudentSequences:
         """Fit what is counted rather than learned, on the training students alone.

@@ -11,7 +11,14 @@ import torch
 from kt_forecast.sequences.batching import STEPS_PER_BATCH, Batches, windows
 from kt_forecast.sequences.collect import Collector
 from kt_forecast.sequences.interactions import StudentSequences
+from kt_forecast.sequences.stretches import Stretches, on_rows
 from kt_forecast.tasks.knowledge_tracing import Tracer
+
+STREAMED_STEPS = 256
+"""Steps of a segment in which histories are streamed."""
+
+MOST_NUMBERS = 50_000_000
+"""Numbers of students' states that are kept at a time; counting by question takes most."""
 
 
 def predict(
@@ -50,6 +57,52 @@ def predict_batches(
             logits, _ = tracer(batch.to(device))
             collected.add(batch, logits.double().sigmoid())
     return collected.result()
+
+
+def stream(
+    tracer: Tracer,
+    sequences: StudentSequences,
+    *,
+    history: int | None = None,
+    segment: int = STREAMED_STEPS,
+    device: torch.device | str = "cpu",
+    steps_per_batch: int = STEPS_PER_BATCH,
+) -> npt.NDArray[np.float64]:
+    """Return what `predict` returns of whole histories, read in segments with carried state.
+
+    Memory is that of one segment, and of the students' states; many students go at a time.
+
+    Args:
+        tracer: is moved to ``device`` and, for the time of the call, put into evaluation mode.
+        sequences: the students.
+        history: steps after which a student's history begins anew; None for whole histories.
+        segment: steps of a segment; 1 goes step by step.
+        device: where to compute.
+        steps_per_batch: steps of a segment of all students together, padding counted.
+    """
+    collected = Collector(sequences.scored.numpy())
+    with _evaluating(tracer, device):
+        stretches = Stretches(
+            sequences,
+            segment=segment,
+            history=history,
+            steps_per_batch=steps_per_batch,
+            rows=most_states(tracer),
+            shuffle=False,
+        )
+        state = None
+        for stretch in stretches:
+            state = tracer.init_state(len(stretch.lengths)) if stretch.begins else state
+            for rows, part in stretch.segments():
+                logits, state = tracer(part.to(device), on_rows(state, rows))
+                collected.add(part, logits.double().sigmoid())
+            state = on_rows(state, stretch.stays)
+    return collected.result()
+
+
+def most_states(tracer: Tracer) -> int:
+    """Return how many students' states are kept at a time."""
+    return max(1, MOST_NUMBERS // max(1, tracer.init_state(1).numel()))
 
 
 @contextmanager

@@ -14,15 +14,15 @@ from kt_forecast import metrics
 from kt_forecast.baselines import Baseline
 from kt_forecast.data.interactions import Interactions
 from kt_forecast.errors import InputError
-from kt_forecast.evaluation import stream
 from kt_forecast.nn.system import System
 from kt_forecast.sequences.asked import unite_asked
 from kt_forecast.sequences.batching import Batches
 from kt_forecast.sequences.build import build
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
+from kt_forecast.sequences.stretches import Stretches
 from kt_forecast.tasks.knowledge_tracing import Tracer
-from kt_forecast.tasks.prediction import predict, predict_batches
-from kt_forecast.tracer.systems import Plan, plan
+from kt_forecast.tasks.prediction import most_states, predict, predict_batches, stream
+from kt_forecast.tracer.systems import Plan, plan, refuse_stateless
 from kt_forecast.training import Checkpoint, Epoch, device_named, fit, read_model, write_tensors
 
 MODEL_FILE = "model.safetensors"
@@ -86,13 +86,17 @@ class Fitted:
         return predict(tracer, sequences, history=history, unit=unit, device=self.device)
 
     def stream(self, sequences: StudentSequences) -> npt.NDArray[np.float64]:
-        """Return what `predict` returns on whole histories, made one step after another.
+        """Return what `predict` returns on whole histories, read in segments with carried state.
 
         A fitted baseline keeps no state: it is told the whole history, as it would be in a stream.
+
+        Raises:
+            InputError: the system keeps no state.
         """
         tracer = self.tracer
         if tracer is None:
             return self.predict(sequences)
+        refuse_stateless(self.plan.name, self.plan.part, "protocol 'stream'")
         return stream(tracer, sequences, device=self.device)
 
     def save(self, folder: Path) -> None:
@@ -187,12 +191,28 @@ def fit_plan(
     assert loop is not None  # noqa: S101 - only baselines lack it
     history, size = chosen.history, loop.steps_per_batch
     train = tracer.fit_statistics(train)
-    batches = Batches(train, seed=chosen.seed, history=history, steps_per_batch=size)
+    batches: Batches | Stretches
+    if loop.segment is None:
+        batches = Batches(train, seed=chosen.seed, history=history, steps_per_batch=size)
+    else:
+        batches = Stretches(
+            train,
+            segment=loop.segment,
+            carried=loop.carried,
+            history=history,
+            steps_per_batch=size,
+            rows=most_states(tracer),
+            seed=chosen.seed,
+        )
     judged = Batches(valid, shuffle=False, history=history, steps_per_batch=size)
 
     def validate() -> dict[str, float]:
         where = next(tracer.parameters()).device
-        return validation_scores(valid, predict_batches(tracer, judged, device=where))
+        if loop.segment is None:
+            found = predict_batches(tracer, judged, device=where)
+        else:
+            found = stream(tracer, valid, history=history, device=where, steps_per_batch=size)
+        return validation_scores(valid, found)
 
     result = fit(
         tracer,

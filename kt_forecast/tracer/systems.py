@@ -95,7 +95,22 @@ def plan(
     assert isinstance(own, SystemConfig)  # noqa: S101 - what `System.config` promises
     refuse_illegal(part, own, task)
     loop = TrainingConfig.parse((training or {}) | {"seed": seed}, "training")
+    if loop.segment is not None:
+        refuse_stateless(system, part, "training.segment")
     return Plan(system, part, own, task, loop, history, seed)
+
+
+def refuse_stateless(name: str, part: System | Baseline, asked: str) -> None:
+    """Refuse what carries a state, for a system that keeps none.
+
+    Raises:
+        InputError: it does.
+    """
+    if isinstance(part, System) and not part.promises.streaming:
+        raise InputError(
+            f"{asked} carries a state from segment to segment, and {name} keeps none; accepted is a"
+            " system that streams, as `kt-forecast zoo` says of each"
+        )
 
 
 def _is_whole(value: object, least: int) -> bool:

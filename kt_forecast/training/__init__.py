@@ -2,7 +2,8 @@
 
 Validation chooses the epoch; there is no argument through which test data could come. The loop
 waits for the device once every ``check_updates`` updates, not at each, and a run that was killed
-goes on from its checkpoint with the bits it would have had.
+goes on from its checkpoint with the bits it would have had. Batches may be parts of histories whose
+state the loop carries from update to update, without gradients.
 """
 
 from kt_forecast.training.counting import flops_of

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from kt_forecast.errors import InputError, TrainingError
+from kt_forecast.sequences.stretches import Stretch, on_rows
 from kt_forecast.training.files import copied, read_tensors, write_tensors
 from kt_forecast.training.settings import Batches, Checkpoint, Epoch, Fitted, TrainingConfig
 from kt_forecast.training.workers import Workers, workers
@@ -37,7 +38,8 @@ def fit(
 
     Args:
         model: has ``loss(batch) -> (sum, count)``; may have ``parameter_groups(config)``, which
-            returns AdamW's groups in place of the standard ones.
+            returns AdamW's groups in place of the standard ones. To be trained on stretches it has
+            ``init_state(rows)`` and ``carried_loss(batch, state) -> (sum, count, state)`` too.
         train: the training batches.
         validate: scores the model on validation data; called without gradients. Every process
             calls it and rank 0's values count.
@@ -109,8 +111,17 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        return self.model.loss(batch)  # type: ignore[operator]
+    def forward(self, batch: Any, state: Any = None) -> tuple[Tensor, Tensor, Any]:  # noqa: ANN401
+        model: Any = self.model
+        if not isinstance(batch, Stretch) or batch.alone:
+            return (*model.loss(batch.whole if isinstance(batch, Stretch) else batch), None)
+        state = model.init_state(len(batch.lengths)) if batch.begins else state
+        sums = []
+        for rows, part in batch.segments():
+            total, count, state = model.carried_loss(part, on_rows(state, rows))
+            sums.append((total, count))
+        total, count = (torch.stack(parts).sum() for parts in zip(*sums, strict=True))
+        return total, count, state
 
 
 class _Loop:
@@ -132,6 +143,7 @@ class _Loop:
         self.averaged = [p.detach().clone() for p in self.learned] if config.ema else []
         self.loss = self._wrapped()
         self.dtype = torch.bfloat16 if self._uses_bf16() else torch.float32
+        self.carried: Any = None
         self.epoch, self.position = 1, 0
         self.loss_sum, self.count, self.seconds = 0.0, 0.0, 0.0
         self.unchecked: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -202,7 +214,9 @@ class _Loop:
         self.optimiser.zero_grad()
         kind = self.group.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            total, count = self.loss(batch)
+            total, count, state = self.loss(batch, self.carried)
+        stays = batch.stays if isinstance(batch, Stretch) else 0
+        self.carried = on_rows(state, stays, Tensor.detach) if stays else None
         total, count = total.float(), count.detach().float()
         # DDP averages over processes; the loss is the mean over the steps of all of them.
         share = self.group.world / self.group.total(count).clamp(min=1)
@@ -336,6 +350,8 @@ class _Loop:
         tensors |= {f"average.{i}": v for i, v in enumerate(self.averaged)}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{k}": v for k, v in state.items()}
+        left = {} if self.carried is None else self.carried.tensors()
+        tensors |= {f"carried.{k}": v for k, v in self.group.gather_each(left).items()}
         tensors["random.cpu"] = self.group.gather(torch.get_rng_state())
         if self.group.device.type == "cuda":
             tensors["random.cuda"] = self.group.gather(torch.cuda.get_rng_state(self.group.device))
@@ -393,6 +409,11 @@ class _Loop:
         if self.group.device.type == "cuda":
             stream = tensors["random.cuda"][self.group.rank].clone()
             torch.cuda.set_rng_state(stream, self.group.device)
+        left = _under(f"carried.{self.group.rank}.", tensors)
+        if left:
+            model: Any = self.model
+            here = {name: tensor.to(self.group.device) for name, tensor in left.items()}
+            self.carried = model.init_state(1).filled(here)
         self.epoch, self.position = facts["epoch"], facts["position"]
         self.loss_sum, self.count = facts["loss_sum"], facts["count"]
         self.seconds = facts["seconds"]

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from kt_forecast.config import Config, Range, tunable
@@ -26,6 +26,10 @@ class TrainingConfig(Config):
         clip: largest norm of the gradient; 0 never clips.
         ema: weight of the past in the averaged weights, which validation then uses; 0 is off.
         steps_per_batch: steps, padding included, that a batch of all processes together holds.
+        segment: steps of the segments in which each history is read in turn, the state carried
+            from one to the next; whole histories at once where nothing is given.
+        carried: segments that make one update and through which gradients flow; what earlier ones
+            left is a constant.
         seed: of dropout and of the order of batches.
         precision: ``auto`` is bf16 autocast on a GPU that has it, else fp32.
         compile: run the loss through ``torch.compile``.
@@ -46,12 +50,20 @@ class TrainingConfig(Config):
     clip: float = tunable(1.0, (0.0, 0.5, 1.0, 5.0), ge=0)
     ema: float = tunable(0.0, (0.0, 0.99, 0.999), ge=0, lt=1)
     steps_per_batch: int = tunable(8192, (2048, 4096, 8192, 16384), ge=1)
+    segment: int | None = Field(None, ge=1)
+    carried: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     deterministic: bool = True
     check_updates: int = Field(50, ge=1)
     checkpoint_seconds: float = Field(60.0, ge=0)
+
+    @model_validator(mode="after")
+    def _carries(self) -> Self:
+        if self.segment is None and self.carried > 1:
+            raise ValueError(f"carried is {self.carried} segments: set segment, their steps, too")
+        return self
 
     def better(self, new: float, old: float) -> bool:
         """Return whether ``new`` is a better metric than ``old``."""
@@ -63,7 +75,8 @@ class Batches(Protocol):
     """The training data, in batches that the seed and the epoch alone decide.
 
     `kt_forecast.sequences.batching.Batches` or its like for series. Of a batch the loop asks
-    ``to(device)`` and ``place``, which says where each step came from, negative at padding.
+    ``to(device)`` and ``place``, which says where each step came from, negative at padding. Where
+    they are `kt_forecast.sequences.stretches.Stretch`, the loop carries the model's state.
     """
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,6 +51,19 @@ class Workers:
         found = [torch.empty_like(mine) for _ in range(self.world)]
         dist.all_gather(found, mine)
         return torch.stack(found).cpu()
+
+    def gather_each(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of every process, whose names and shapes may differ, on the CPU.
+
+        Returns:
+            Each tensor by the rank of its process and its name.
+        """
+        mine = {name: tensor.cpu() for name, tensor in tensors.items()}
+        found: list[Any] = [mine]
+        if self.world > 1:
+            found = [None] * self.world
+            dist.all_gather_object(found, mine)
+        return {f"{rank}.{name}": x for rank, own in enumerate(found) for name, x in own.items()}
 
 
 def device_named(name: str) -> torch.device:

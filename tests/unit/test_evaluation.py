@@ -19,7 +19,6 @@ from kt_forecast.evaluation import (
     coin_flip,
     compare,
     evaluate,
-    stream,
 )
 from kt_forecast.metrics import Answers
 from kt_forecast.sequences.batching import collate, windows
@@ -27,6 +26,7 @@ from kt_forecast.sequences.build import build, fit_vocabulary
 from kt_forecast.sequences.collect import Collector
 from kt_forecast.sequences.counts import looked_back
 from kt_forecast.tasks.knowledge_tracing import Tracer, TracingConfig
+from kt_forecast.tasks.prediction import stream
 from kt_forecast.zoo import load as load_system
 
 SIMULATED = Simulation(students=40, mean_steps=30.0, questions=40, bundled=0.2)
@@ -158,7 +158,7 @@ def test_streaming_equals_one_pass_over_whole_histories(scheme):
     ).eval()
     for parameter in tracer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    streamed = stream(tracer.train(), sequences, steps_per_batch=48)
+    streamed = stream(tracer.train(), sequences, segment=1, steps_per_batch=4)
     assert tracer.training
     tracer.eval()
     collected = Collector(sequences.scored.numpy())
