@@ -137,33 +137,6 @@ def in_phase(
     return y.unflatten(0, (-1, dilation)).movedim(1, 3).flatten(2, 3)[:, :, :steps]
 
 
-def dilated(
-    query: Steps,
-    key: Slots,
-    value: Slots,
-    window: int,
-    dilation: int,
-    *,
-    before: Int[Tensor, " batch"] | None = None,
-) -> Steps:
-    """Return what each step reads of ``window`` steps, each ``dilation`` steps before the next.
-
-    Args:
-        query: as for `windowed`.
-        key: as for `windowed`; the number of kept slots must be a multiple of ``dilation``.
-        value: as ``key``.
-        window: steps that are read, the own one included.
-        dilation: distance between two of them.
-        before: as for `windowed`.
-    """
-    steps = query.shape[2]
-    if before is not None:
-        ahead = torch.arange(dilation, device=before.device)
-        before = ((before[:, None] + ahead) // dilation).flatten()
-    some = (phases(x, dilation) for x in (query, key, value))
-    return in_phase(windowed(*some, window, before=before), dilation, steps)
-
-
 @dataclass(frozen=True)
 class _Part:
     """Blocks of equal size that follow each other.

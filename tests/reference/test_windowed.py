@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kt_forecast.nn.windowed import Beside, dilated, in_phase, phases, weighed, windowed
+from kt_forecast.nn.windowed import Beside, in_phase, phases, weighed, windowed
 
 ROWS, HEADS, SIZE = 2, 3, 4
 
@@ -18,9 +18,9 @@ def heads(steps, back=0):
     return noise(ROWS, HEADS, steps, SIZE, seed=2), noise(*shape, seed=3), noise(*shape, seed=4)
 
 
-def band(steps, back, window, dilation=1):
+def band(steps, back, window):
     ago = torch.arange(steps)[:, None] + back - torch.arange(back + steps)
-    return (ago >= 0) & (ago < window * dilation) & (ago % dilation == 0), ago
+    return (ago >= 0) & (ago < window), ago
 
 
 def dense(query, key, value, mask, added=0.0):
@@ -102,20 +102,6 @@ def test_what_is_added_by_distance_is_learned(steps):
     mask, ago = band(steps, window - 1, window)
     wanted = dense(q, k, v, mask, bias[:, ago.clamp(0, window - 1)])
     agree(weighed(q, k, v, window, bias=bias), wanted, q, k, v, bias)
-
-
-@pytest.mark.parametrize("steps", [1, 5, 23])
-@pytest.mark.parametrize(("window", "dilation"), [(3, 4), (4, 1), (2, 7)])
-def test_phases_equal_a_dilated_band(steps, window, dilation):
-    back = (window - 1) * dilation
-    q, k, v = heads(steps, back)
-    before = torch.tensor([dilation + 1, 50])
-    there = before[:, None] + torch.arange(back + steps) - back >= 0
-    mask = band(steps, back, window, dilation)[0] & there[:, None, None]
-    agree(dilated(q, k, v, window, dilation, before=before), dense(q, k, v, mask), q, k, v)
-    q, k, v = heads(23)
-    wanted = dense(q, k, v, band(23, 0, window, dilation)[0])
-    agree(dilated(q, k, v, window, dilation), wanted, q, k, v)
 
 
 def test_phases_come_back():

@@ -1,0 +1,300 @@
+"""Exact causal attention by the fastest way there is on a device: one result, several kernels.
+
+On the CPU sequences are attended in blocks (`kt_forecast.nn.windowed`) or by torch's fused kernel,
+for FlexAttention has no backward pass there. On a GPU FlexAttention skips the blocks of a mask that
+nothing reads, and packed sequences in half precision go to the kernel for varying lengths. What a
+step reads never depends on which way was taken.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.varlen import varlen_attn
+from torch.utils.checkpoint import checkpoint
+
+from kt_forecast.nn.windowed import Slots, Steps, in_phase, phases, weighed, windowed
+
+Kernel = Literal["auto", "exact", "blocks", "flex", "varying"]
+"""``exact``: the mask of all pairs is written; ``varying``: for packed sequences."""
+
+TILE = 128
+"""Steps of a block of FlexAttention's masks."""
+EXACT_BELOW = 512
+"""Steps of a sequence below which one mask of all pairs costs less than blocks, on a GPU."""
+QUERY_CHUNK = 512
+"""Queries attended at a time where a mask must be written out."""
+SHAPES = 256
+"""Shapes and masks for which kernels may be compiled in one process."""
+
+
+def attend(
+    query: Steps,
+    key: Slots,
+    value: Slots,
+    window: int | None = None,
+    *,
+    dilation: int = 1,
+    before: Int[Tensor, " batch"] | None = None,
+    document: Int[Tensor, "batch time"] | None = None,
+    kernel: Kernel = "auto",
+) -> Steps:
+    """Return what each step reads of the steps up to itself.
+
+    Args:
+        query: of the segment's steps.
+        key: of the steps kept before the segment and of its own; see `windowed`.
+        value: as ``key``.
+        window: how many steps are read, the own one included; None for all, which asks that none
+            were kept (for those see `attend_cached`).
+        dilation: distance between two steps that are read.
+        before: steps that each row has seen, where some were kept.
+        document: numbers that never fall along a row: a step reads its own document only. None
+            may have been kept.
+        kernel: ``auto`` for the fastest that fits.
+    """
+    steps = query.shape[2]
+    if dilation > 1 and document is None:
+        if before is not None:
+            ahead = torch.arange(dilation, device=before.device)
+            before = ((before[:, None] + ahead) // dilation).flatten()
+        some = (phases(x, dilation) for x in (query, key, value))
+        return in_phase(attend(*some, window, before=before, kernel=kernel), dilation, steps)
+    one_pass = key.shape[2] == steps
+    if one_pass and document is None and (window is None or window >= steps):
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    if kernel == "auto":
+        kernel = fastest(query, document) if one_pass else "blocks"
+    return KERNELS[kernel](query, key, value, window, before, document)
+
+
+def attend_weighed(
+    query: Steps,
+    key: Slots,
+    value: Slots,
+    bias: Float[Tensor, "head window"],
+    *,
+    before: Int[Tensor, " batch"] | None = None,
+    kernel: Kernel = "auto",
+) -> Steps:
+    """Do as `attend` within a window, with learned numbers added by distance; see `weighed`."""
+    window, steps = bias.shape[1], query.shape[2]
+    if kernel == "auto":
+        flex = key.shape[2] == steps and fastest(query, None) == "flex"
+        kernel = "flex" if flex else "blocks"
+    if kernel != "flex":
+        return weighed(query, key, value, window, before=before, bias=bias)
+    added = bias.to(query.dtype)
+    most = window - 1
+    mask = _band(steps, window, query.device)
+    # A distance outside the window is hidden by the mask; it only may not be looked up.
+    score = lambda s, b, h, q, k: s + added[h, (q - k).clamp(0, most)]  # noqa: ARG005, E731
+    return _flex(query, key, value, mask, score)
+
+
+def attend_cached(
+    query: Steps,
+    key: Float[Tensor, "batch head slot size"],
+    value: Float[Tensor, "batch head slot size"],
+    place: Int[Tensor, "#batch time"],
+) -> Steps:
+    """Return what each step reads of a cache whose slot i holds step i.
+
+    Args:
+        query: of steps.
+        key: of all steps that there were, the queries' own included.
+        value: as ``key``.
+        place: where each query stands in its sequence.
+    """
+    chunks = []
+    for q, at in zip(query.split(QUERY_CHUNK, 2), place.split(QUERY_CHUNK, 1), strict=True):
+        chunks.append(_again(query.shape[2], _cached, q, key, value, at))
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks, 2)
+
+
+def fastest(query: Steps, document: Int[Tensor, "batch time"] | None) -> Kernel:
+    """Return the kernel that ``auto`` takes for one pass over sequences."""
+    steps, size = query.shape[2:]
+    if not query.is_cuda or query.dtype == torch.float64 or torch.compiler.is_exporting():
+        return "blocks"
+    if document is not None and query.element_size() == 2 and size % 8 == 0:
+        return "varying"
+    if steps < EXACT_BELOW:
+        return "exact"
+    return "flex" if size >= 16 else "blocks"
+
+
+def _exact(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    before: Tensor | None,  # noqa: ARG001
+    document: Tensor | None,
+) -> Tensor:
+    """Write the mask of all pairs of steps: for short sequences."""
+    step = torch.arange(query.shape[2], device=query.device)
+    ago = step[:, None] - step
+    visible = (ago >= 0) & (ago < (window or len(step)))
+    if document is not None:
+        visible = visible & (document[:, None, :, None] == document[:, None, None])
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+
+
+def _blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    before: Tensor | None,
+    document: Tensor | None,
+) -> Tensor:
+    """Cut a window into blocks, and documents of any length into chunks of queries."""
+    if window is None:
+        assert document is not None  # noqa: S101 - else nothing hides a step, see `attend`
+        return _by_chunks(query, key, value, document)
+    group = None if document is None else document[:, None]
+    return windowed(query, key, value, window, before=before, group=group)
+
+
+def _tiles(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    before: Tensor | None,  # noqa: ARG001
+    document: Tensor | None,
+) -> Tensor:
+    """Let FlexAttention skip the tiles of the mask that nothing reads."""
+    if document is not None:
+        return _flex(query, key, value, _of_documents(document, window))
+    return _flex(query, key, value, _band(query.shape[2], window or query.shape[2], query.device))
+
+
+def _flex(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: BlockMask,
+    score: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    # What cannot be compiled would form all pairs; ``fullgraph`` makes that an error.
+    with torch._dynamo.config.patch(recompile_limit=SHAPES):  # noqa: SLF001
+        y: Tensor = _compiled()(query, key, value, score_mod=score, block_mask=mask)
+    return y
+
+
+@lru_cache(1)
+def _compiled() -> Any:  # noqa: ANN401
+    return torch.compile(flex_attention, fullgraph=True)
+
+
+@lru_cache(SHAPES)
+def _band(steps: int, window: int, device: torch.device) -> BlockMask:
+    """Return which tiles of keys the tiles of queries read, without a look at pairs of steps."""
+    tile = torch.arange(-(-steps // TILE), device=device)
+    apart = tile[:, None] - tile
+    some = (apart >= 0) & (apart * TILE - (TILE - 1) < window)
+    full = (apart > 0) & (apart * TILE + (TILE - 1) < window)
+    within = lambda b, h, q, k: (k <= q) & (q - k < window)  # noqa: ARG005, E731
+    return _mask(some[None, None], full[None, None], steps, within)
+
+
+def _of_documents(document: Tensor, window: int | None) -> BlockMask:
+    """Return the tiles that hold two steps of one document, the later one asking."""
+    steps = document.shape[1]
+    tiles = F.pad(document[:, None], (0, -steps % TILE), mode="replicate").unflatten(2, (-1, TILE))
+    first, last = tiles[:, 0, :, 0], tiles[:, 0, :, -1]
+    near = _band(steps, window or steps, document.device).to_dense() > 0
+    tile = torch.arange(first.shape[1], device=document.device)
+    full = (first[:, None, :] == last[:, :, None]) & (tile[:, None] > tile)
+    if window is not None:
+        full &= (tile[:, None] - tile) * TILE + (TILE - 1) < window
+    some = (last[:, None, :] >= first[:, :, None]) & near[0]
+    reach = window or steps
+    own = lambda b, h, q, k: (  # noqa: ARG005, E731
+        (document[b, q] == document[b, k]) & (k <= q) & (q - k < reach)
+    )
+    return _mask(some[:, None], full[:, None], steps, own)
+
+
+def _mask(some: Tensor, full: Tensor, steps: int, pairs: Callable[..., Tensor]) -> BlockMask:
+    full = full & (torch.arange(some.shape[2], device=some.device) < steps // TILE)[:, None]
+    parts = [t for tiles in (some & ~full, some & full) for t in _ordered(tiles)]
+    return BlockMask.from_kv_blocks(
+        *parts, BLOCK_SIZE=TILE, mask_mod=pairs, seq_lengths=(steps, steps)
+    )
+
+
+def _ordered(tiles: Bool[Tensor, "some 1 query key"]) -> tuple[Tensor, Tensor]:
+    """Return how many tiles each row reads, and their numbers before those of the rest."""
+    order = tiles.int().argsort(dim=-1, descending=True, stable=True)
+    return tiles.sum(-1).int(), order.int()
+
+
+def _varying(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    before: Tensor | None,  # noqa: ARG001
+    document: Tensor | None,
+) -> Tensor:
+    """Lay all documents of all rows behind each other, for the kernel of varying lengths."""
+    batch, _, steps, _ = query.shape
+    begins = (torch.arange(steps, device=query.device) == 0).expand(batch, -1)
+    if document is not None:
+        begins = F.pad(document[:, 1:] != document[:, :-1], (1, 0), value=True)
+    edge = F.pad(begins.flatten().nonzero()[:, 0].int(), (0, 1), value=batch * steps)
+    longest = int(edge.diff().max())
+    reach = (-1 if window is None else window - 1, 0)
+    laid = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    y = varlen_attn(*laid, edge, edge, longest, longest, window_size=reach)
+    return y.unflatten(0, (batch, steps)).transpose(1, 2)
+
+
+def _by_chunks(query: Tensor, key: Tensor, value: Tensor, document: Tensor) -> Tensor:
+    """Attend within documents of any length, a chunk of queries at a time."""
+    step = torch.arange(query.shape[2], device=query.device)
+    begins = F.pad(document[:, 1:] != document[:, :-1], (1, 0), value=True)
+    begin = torch.where(begins, step, 0).cummax(1).values
+    chunks = []
+    for low in range(0, query.shape[2], QUERY_CHUNK):
+        high = min(low + QUERY_CHUNK, query.shape[2])
+        first = int(begin[:, low].min())
+        args = (query[:, :, low:high], key[:, :, first:high], value[:, :, first:high])
+        place = (step[low:high] - first, begin[:, low:high] - first)
+        chunks.append(_again(query.shape[2], _since, *args, *place))
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks, 2)
+
+
+def _again(steps: int, run: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    """Run, and once more for the backward pass if there are several chunks: masks are not kept."""
+    if steps > QUERY_CHUNK and torch.is_grad_enabled():
+        y: Tensor = checkpoint(run, *args, use_reentrant=False)
+        return y
+    return run(*args)
+
+
+def _cached(query: Tensor, key: Tensor, value: Tensor, place: Tensor) -> Tensor:
+    visible = torch.arange(key.shape[2], device=key.device) <= place[:, None, :, None]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+
+
+def _since(query: Tensor, key: Tensor, value: Tensor, place: Tensor, begin: Tensor) -> Tensor:
+    slot = torch.arange(key.shape[2], device=key.device)
+    visible = (slot <= place[:, None]) & (slot >= begin[:, None, :, None])
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+
+
+KERNELS: dict[Kernel, Callable[..., Tensor]] = {
+    "exact": _exact,
+    "blocks": _blocks,
+    "flex": _tiles,
+    "varying": _varying,
+}

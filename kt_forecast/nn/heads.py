@@ -1,0 +1,110 @@
+"""Attention heads with rotary positions, and a window of the latest steps that they keep."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kt_forecast.nn.attend import Kernel, attend
+from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.rates import trailing
+from kt_forecast.nn.streams import Span
+
+Kept = Float[Tensor, "batch _ both"]
+"""Rotated keys and values of the steps before, side by side, oldest first."""
+OfHeads = Float[Tensor, "batch head _ size"]
+
+
+class Heads(nn.Module):
+    """Maps steps to queries, keys and values of heads, rotated to their positions, and back.
+
+    Args:
+        width: numbers in a step's vector.
+        heads: must divide ``width`` into even sizes.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.size = heads, width // heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.rotary = Rotary(self.size)
+
+    def asked(self, x: Float[Tensor, "batch time width"], span: Span) -> OfHeads:
+        """Return queries."""
+        return self.rotary(self.split(self.query(x)), _place(span))
+
+    def told(self, x: Float[Tensor, "batch time width"], span: Span) -> Kept:
+        """Return keys and values, side by side."""
+        key, value = self.key_value(x).chunk(2, -1)
+        return torch.cat([joined(self.rotary(self.split(key), _place(span))), value], -1)
+
+    def halves(self, both: Kept) -> tuple[OfHeads, OfHeads]:
+        """Return the keys and the values of what was kept and `told`."""
+        key, value = both.chunk(2, -1)
+        return self.split(key), self.split(value)
+
+    def merged(self, y: OfHeads) -> Float[Tensor, "batch time width"]:
+        """Return what the heads have read as one vector a step."""
+        return self.out(joined(y))
+
+    def kept(self, batch: int, slots: int) -> Kept:
+        """Return room for so many steps."""
+        return self.out.weight.new_zeros(batch, slots, 2 * self.heads * self.size)
+
+    def split(self, x: Float[Tensor, "batch _ width"]) -> OfHeads:
+        """Return each step's vector as one vector a head."""
+        return x.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
+
+
+class WindowAttention(Heads):
+    """Attention to the latest steps; see `kt_forecast.nn.stack.Mixing`.
+
+    Args:
+        width: numbers in a step's vector.
+        heads: must divide ``width`` into even sizes.
+        window: how many steps a step reads, itself included.
+        dilation: distance between two of them.
+        kernel: see `attend`.
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, window: int, dilation: int = 1, kernel: Kernel = "auto"
+    ) -> None:
+        super().__init__(width, heads)
+        self.window, self.dilation, self.kernel = window, dilation, kernel
+
+    def init_state(self, batch: int) -> Kept:
+        """Return a window without steps."""
+        return self.kept(batch, (self.window - 1) * self.dilation)
+
+    def forward(
+        self, x: Float[Tensor, "batch time width"], state: Kept, span: Span
+    ) -> tuple[Float[Tensor, "batch time width"], Kept]:
+        """Return what each step read, and the window after the last step."""
+        query, new = self.asked(x, span), self.told(x, span)
+        both = torch.cat([state, new], 1)
+        read, before = (new, None) if begins(span) else (both, span.before)
+        y = attend(
+            query,
+            *self.halves(read),
+            self.window,
+            dilation=self.dilation,
+            before=before,
+            kernel=self.kernel,
+        )
+        return self.merged(y), trailing(both, state.shape[1], span)
+
+
+def begins(span: Span) -> bool:
+    """Return whether all rows stand at their beginning, so that nothing was kept."""
+    return span.uniform and span.low == 0
+
+
+def joined(x: OfHeads) -> Float[Tensor, "batch _ width"]:
+    """Return the heads' vectors of each step side by side."""
+    return x.transpose(1, 2).flatten(-2)
+
+
+def _place(span: Span) -> Tensor:
+    return span.position[:1] if span.uniform else span.position
