@@ -136,7 +136,7 @@ class Aimed:
     def _moved(self, after: Outputs, base: Outputs, moment: int) -> Moved | None:
         """Return what moved from one finite number to another."""
         stays = {
-            path: (due <= moment) & _finite(base[path]) & _finite(after[path])
+            path: (due <= moment).cpu() & _finite(base[path]) & _finite(after[path])
             for path, due in self.clocks.needed.items()
             if after[path].shape == base[path].shape
         }

@@ -66,7 +66,7 @@ def compiler(n_ops: int) -> tuple[str, str]:
         return "", f"{n_ops} operations would be traced one by one"
     if n_ops > OPTIMISED:
         return f"{COMPILED}aot_eager", f"{n_ops} operations are traced, and no code is made of them"
-    if torch.cuda.is_available() or any(map(shutil.which, _compilers())):
+    if any(map(shutil.which, _compilers())):
         return f"{COMPILED}inductor", ""
     return f"{COMPILED}aot_eager", "traced, and no code is made: there is no C++ compiler"
 

@@ -162,7 +162,7 @@ def moved(
     """Return what moved most of what had to stay; None if nothing did, bit by bit."""
     worst: Moved | None = None
     for path, where in stays.items():
-        change = change_of(after[path], before[path]).masked_fill(~where, 0.0)
+        change = change_of(after[path], before[path]).masked_fill(~where.cpu(), 0.0)
         effect = float(change.max()) if change.numel() else 0.0
         if effect > 0.0 and (worst is None or effect > worst.effect):
             index = torch.unravel_index(change.argmax(), change.shape)

@@ -445,13 +445,15 @@ def test_a_long_sequence_is_followed_at_its_length_and_the_rest_done_with_fewer(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize("honest", [True, False])
-def test_a_leak_on_the_gpu_alone_is_found(honest):
-    class There(nn.Module):
-        def forward(self, x):
-            return x.cumsum(1) if honest or not x.is_cuda else x.flip(1)
-
-    report = audit(There(), X, causal(), skip=["compiled"], moments=4)
-    assert only(report) == (set() if honest else {"back ends"}), report.text()
-    if honest:
-        assert report.scope["back_ends"]["evaluation, own weights, on the GPU"] == "ran"
+@pytest.mark.parametrize("kind", ["honest", "current answer"])
+def test_what_stands_on_a_gpu_is_audited_as_on_the_cpu(kind):
+    reports = []
+    for device in ("cpu", "cuda"):
+        batch = {name: x.to(device) for name, x in answers(rows=4, steps=12).items()}
+        event = torch.arange(12, device=device)[None].expand(4, -1)
+        torch.manual_seed(0)
+        model = Tracer(kind).to(device)
+        reports.append(audit(model, batch, kt(event), skip=["compiled"], moments=4))
+    outcomes = [{one.name: one.outcome for one in report.stages} for report in reports]
+    assert reports[0].verdict == reports[1].verdict
+    assert outcomes[0] == outcomes[1], reports[1].text()

@@ -54,8 +54,15 @@ def rate(trials: int, epochs: int, workers: int) -> dict[str, Any]:
     }
 
 
-def gain(recipe: str, how: Search, workers: int, sets: list[str], runs: Path) -> dict[str, Any]:
-    chosen = read_recipe(shipped(recipe)).with_sets(sets)
+def gain(
+    recipe: str, how: Search, workers: int, sets: list[str], runs: Path, *, bare: bool
+) -> dict[str, Any]:
+    chosen = read_recipe(shipped(recipe))
+    if bare:
+        kept = {"model", "tracing", "forecasting", "training", "search", "members"}
+        plain = chosen.model_dump(mode="json", exclude_unset=True, exclude=kept)
+        chosen = type(chosen).parse(plain | {"model": {"system": chosen.model.system}}, recipe)
+    chosen = chosen.with_sets(sets)
     begun = time.perf_counter()
     found: Tuned = tune(chosen, how, runs=runs, workers=workers)
     record, study = found.record, found.record.study
@@ -63,6 +70,7 @@ def gain(recipe: str, how: Search, workers: int, sets: list[str], runs: Path) ->
     assert record.default is not None
     return {
         "recipe": recipe,
+        "from": "the system's defaults" if bare else "the recipe's settings",
         "workers": workers,
         "hours": round((time.perf_counter() - begun) / 3600, 3),
         "trials": len(study.trials),
@@ -91,6 +99,9 @@ def main() -> None:
     parser.add_argument("--recipe", default="assist2009_gpt")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--finalists", type=int, default=3)
+    parser.add_argument(
+        "--defaults", action="store_true", help="begin with none of the recipe's own settings"
+    )
     parser.add_argument("--set", action="append", default=[], dest="sets")
     parser.add_argument("--runs", type=Path, default=Path("mlruns"))
     asked = parser.parse_args()
@@ -100,7 +111,7 @@ def main() -> None:
         how = Search.of(
             {name: getattr(asked, name) for name in ("trials", "hours", "seeds", "finalists")}
         )
-        found = gain(asked.recipe, how, asked.workers, asked.sets, asked.runs)
+        found = gain(asked.recipe, how, asked.workers, asked.sets, asked.runs, bare=asked.defaults)
     print(json.dumps({"cpus": os.cpu_count(), asked.what: found}, indent=1))
 
 
