@@ -104,7 +104,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     return [g for g in groups if g["params"]]
 
 
-class _Loss(nn.Module):
+class Loss(nn.Module):
     """The model's loss as a forward pass, which is what DDP and compilation wrap."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -152,7 +152,7 @@ class _Loop:
         self.saved = time.monotonic()
 
     def _wrapped(self) -> nn.Module:
-        module: nn.Module = _Loss(self.model)
+        module: nn.Module = Loss(self.model)
         if self.config.compile:
             module.compile(dynamic=True)  # batches differ in length; each would compile anew
         return DistributedDataParallel(module) if self.group.world > 1 else module
