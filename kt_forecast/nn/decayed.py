@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from kt_forecast.nn import kernels
+
 CHUNK = 64
 """Steps compared pair by pair."""
 
@@ -37,6 +39,9 @@ def decayed(
             exponentiated both ways, so it must be small.
         chunk: steps compared pair by pair; changes cost, and results by rounding only.
     """
+    fast = None if fading is not None else kernels.for_decayed(key, value)
+    if fast is not None:
+        return fast(query, key, value, log_decay, state)
     dtype = torch.promote_types(value.dtype, torch.float32)
     with torch.autocast(value.device.type, enabled=False):
         steps, size = value.shape[2], min(chunk, value.shape[2])
