@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
-from kt_forecast.nn.windowed import Slots, Steps, in_phase, phases, weighed, windowed
+from kt_forecast.nn.windowed import Slots, Steps, in_phase, in_phases, phases, weighed, windowed
 
 Kernel = Literal["auto", "exact", "blocks", "flex", "varying"]
 """``exact``: the mask of all pairs is written; ``varying``: for packed sequences."""
@@ -60,9 +60,7 @@ def attend(
     """
     steps = query.shape[2]
     if dilation > 1 and document is None:
-        if before is not None:
-            ahead = torch.arange(dilation, device=before.device)
-            before = ((before[:, None] + ahead) // dilation).flatten()
+        before = in_phases(before, dilation)
         some = (phases(x, dilation) for x in (query, key, value))
         return in_phase(attend(*some, window, before=before, kernel=kernel), dilation, steps)
     one_pass = key.shape[2] == steps

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -120,8 +120,8 @@ def weighed(
 
 
 def phases(
-    x: Float[Tensor, "batch head time size"], dilation: int
-) -> Float[Tensor, "several head fewer size"]:
+    x: Shaped[Tensor, "batch head time size"], dilation: int
+) -> Shaped[Tensor, "several head fewer size"]:
     """Return every ``dilation``-th step as a sequence of its own: row by row, phase by phase.
 
     Zeros complete the last of them.
@@ -135,6 +135,16 @@ def in_phase(
 ) -> Float[Tensor, "batch head {steps} size"]:
     """Undo `phases` for a sequence of ``steps`` steps."""
     return y.unflatten(0, (-1, dilation)).movedim(1, 3).flatten(2, 3)[:, :, :steps]
+
+
+def in_phases(
+    before: Int[Tensor, " batch"] | None, dilation: int
+) -> Int[Tensor, " several"] | None:
+    """Return how many steps each sequence that `phases` makes has seen; None for None."""
+    if before is None:
+        return None
+    ahead = torch.arange(dilation, device=before.device)
+    return ((before[:, None] + ahead) // dilation).flatten()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,11 @@ def systems() -> dict[str, System]:
     return found | forms
 
 
-OTHER_FORMS = {"mamba2": "mamba", "infini_transformer_delta": "infini_transformer"}
+OTHER_FORMS = {
+    "mamba2": "mamba",
+    "infini_transformer_delta": "infini_transformer",
+    "image_transformer_rows": "image_transformer",
+}
 """Settings, by a name of their own, that make so much of a system anew that it is tested twice."""
 SYSTEMS = systems()
 STEP_CAUSAL = [n for n, s in SYSTEMS.items() if s.promises.causality in {"step", "step by change"}]
@@ -44,16 +48,29 @@ TRACED = [
 
 
 SMALL: dict[str, dict[str, object]] = {
+    "image_transformer": {"block": 4},
+    "image_transformer_rows": {
+        "form": "rows",
+        "period": 6,
+        "block": 2,
+        "rows": 2,
+        "above": 1,
+        "beside": 1,
+    },
     "bigbird": {"block": 3, "window": 2, "random_blocks": 2, "heads": 2},
     "infini_transformer": {"segment": 4},
     "infini_transformer_delta": {"segment": 4, "rule": "delta"},
     "linear_transformer": {"chunk": 4},
+    "linformer": {"chunk": 4, "slots": 5, "places": 7},
+    "longformer": {"window": 2, "tokens": 3, "spacing": 5, "heads": 2},
     "mamba": {"chunk": 4},
     "mamba2": {"chunk": 4, "form": "mamba2", "groups": 2},
     "memory_transformer": {"slots": 3, "heads": 2},
+    "performer": {"chunk": 4, "features": 12},
     "reformer": {"buckets": 4, "window": 3, "heads": 2, "at_once": 5},
     "retnet": {"chunk": 4, "magnitudes": True},
     "rmt": {"slots": 3, "segment": 4, "heads": 2},
+    "synthesizer": {"reach": 7, "mixed": True},
     "compressive_transformer": {"segment": 4, "memory": 4, "compressed": 3, "rate": 2},
     "gtrxl": {"window": 5, "segment": 4},
     "transformer_xl": {"window": 5, "segment": 4},
@@ -63,6 +80,7 @@ SMALL: dict[str, dict[str, object]] = {
 
 COUNTED: dict[str, dict[str, object]] = {
     "rmt": {"segment": 256},
+    "synthesizer": {"reach": 4200},
     "titans": {"chunk": 128, "window": 64},
 }
 """Settings under which thousands of steps are counted in a few seconds."""
