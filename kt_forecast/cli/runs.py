@@ -10,6 +10,7 @@ from kt_forecast.cli.app import (
     Device,
     RunName,
     Runs,
+    Sets,
     Tracking,
     app,
     print_table,
@@ -103,6 +104,17 @@ def compare(
     what: Annotated[
         list[str], typer.Argument(help="Runs, or recipes, which are trained where they were not.")
     ],
+    system: Annotated[
+        list[str],
+        typer.Option(
+            "--system",
+            help="Train this under every recipe, and go on where one fails: A,B,C or all; repeat.",
+        ),
+    ] = [],
+    set_: Sets = [],
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Trainings at once, each a process.")
+    ] = 1,
     html: Annotated[
         Path | None, typer.Option("--html", help="Page to write; else compare.html in --runs.")
     ] = None,
@@ -116,10 +128,23 @@ def compare(
     Examples:
       kt-forecast compare demo demo-2 --html compare.html
       kt-forecast compare pipelines/ltsf_etth1.toml pipelines/ltsf_ridge.toml
+      kt-forecast compare demo assist2009_gpt --system gpt,mamba,rmt --workers 2
+      kt-forecast compare assist2009_gpt --system all --set tracking.enabled=false
+
+    Raises:
+        Exit: with code 1, where a system is missing on the page.
     """
     from kt_forecast.experiment.compare import compare as compared
 
-    board = compared(what, runs=runs, device=device, say=say)
+    board = compared(
+        what,
+        runs=runs,
+        systems=[name.strip() for text in system for name in text.split(",") if name.strip()],
+        sets=set_,
+        workers=workers,
+        device=device,
+        say=say,
+    )
     for title, header, rows in board.tables():
         print_table(title, header, rows)
     for line in board.notes():
@@ -128,3 +153,5 @@ def compare(
     if json is not None:
         json.write_text(board.to_json(), encoding="utf-8")
         say(f"wrote {json}")
+    if board.failed:
+        raise typer.Exit(1)

@@ -8,20 +8,9 @@ from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
-SIGNIFICANT = 0.05
+from kt_forecast.experiment.board_rows import HEADER, SIGNIFICANT, Failure, Group
+from kt_forecast.experiment.standings import COLUMNS, Standing, standings, table_of
 
-HEADER = (
-    "system",
-    "score",
-    "less the best",
-    "p",
-    "parameters",
-    "trained",
-    "a step",
-    "memory",
-    "causality",
-    "audit",
-)
 MEANS = {
     "less the best": "paired difference to the best fair system on the same test rows, with its"
     " 95 % interval: students, or blocks of time, are drawn for both at once",
@@ -30,6 +19,8 @@ MEANS = {
     "memory": "the most that the process of the training has held",
     "causality": "what the system promises: step reads up to the step, window reads a whole window",
 }
+
+OVER_ALL = "All data sets: scores, and ranks among those to which the comparison is fair"
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem;
@@ -49,99 +40,28 @@ LEFT, WIDTH, LINE = 230, 560, 24
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A score and its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference, its interval and its p-value."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """One system on one data set.
-
-    Attributes:
-        system: name of its run; of a baseline its own.
-        what: name of the system.
-        score: on the test rows.
-        parameters: trained numbers; None where there are none.
-        seconds: of training; None without epochs.
-        latency: milliseconds of one step, or forecast.
-        memory: the most that training held, in words.
-        causality: what it promises.
-        verdict: of its audit; empty for a baseline.
-        marks: why a comparison with it would be unfair.
-        gap: to the best fair system; None for that one.
-    """
-
-    system: str
-    what: str
-    score: Interval
-    parameters: int | None
-    seconds: float | None
-    latency: float
-    memory: str
-    causality: str
-    verdict: str
-    marks: tuple[str, ...] = ()
-    gap: Difference | None = None
-
-    def cells(self, *, is_best: bool) -> tuple[str, ...]:
-        """Return what a table shows."""
-        gap = self.gap
-        return (
-            " ".join((self.system, *self.marks)),
-            _interval(self.score),
-            "best" if is_best else f"{_interval(gap, signed=True)}" if gap else "-",
-            "" if gap is None else _p(gap.p),
-            "-" if self.parameters is None else f"{self.parameters:,}",
-            "-" if self.seconds is None else f"{self.seconds:.1f} s",
-            f"{self.latency:.2f} ms",
-            self.memory or "-",
-            self.causality,
-            self.verdict or "-",
-        )
-
-
-@dataclass(frozen=True)
-class Group:
-    """Systems on the same test rows, the best first.
-
-    Attributes:
-        title: data set, protocol, size.
-        metric: of the score.
-        lower: whether less of it is better.
-        best: name of the best system to which nothing is unfair.
-        rows: ranked.
-    """
-
-    title: str
-    metric: str
-    lower: bool
-    best: str
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
 class Board:
-    """Everything that was compared."""
+    """Everything that was compared.
+
+    Attributes:
+        groups: systems on the same test rows.
+        failed: what is missing among them.
+        said: what else a reader must know, one sentence each.
+    """
 
     groups: tuple[Group, ...]
+    failed: tuple[Failure, ...] = ()
+    said: tuple[str, ...] = ()
+
+    def standings(self) -> tuple[Standing, ...]:
+        """Return every system over all data sets, the best first; nothing for one data set."""
+        return standings(self.groups) if len(self.groups) > 1 else ()
 
     def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-        """Return title, header and rows for each data set."""
+        """Return title, header and rows: of all data sets, where there are several, and of each."""
         found: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
+        if over_all := self.standings():
+            found.append((OVER_ALL, *table_of(self.groups, over_all)))
         for group in self.groups:
             header = ("system", group.metric.upper(), *HEADER[2:])
             rows = [row.cells(is_best=row.system == group.best) for row in group.rows]
@@ -150,6 +70,9 @@ class Board:
 
     def notes(self) -> Iterator[str]:
         """Yield what a reader must know, one sentence each."""
+        yield from self.said
+        for one in self.failed:
+            yield f"{one.system} is missing, {one.under}: {one.why}"
         for group in self.groups:
             for row in group.rows:
                 if row.marks:
@@ -165,15 +88,21 @@ class Board:
 
     def to_json(self) -> str:
         """Return everything as strict JSON."""
-        return json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
+        plain = asdict(self) | {"standings": [asdict(one) for one in self.standings()]}
+        return json.dumps(_finite(plain), indent=1, allow_nan=False)
 
     def to_html(self) -> str:
         """Return one page without scripts or outside references."""
-        parts = [
-            _section(group, *rest) for group, rest in zip(self.groups, self._rows(), strict=True)
+        over_all = self.standings()
+        tables = self.tables()
+        parts = [_over_all(*tables.pop(0), over_all)] if over_all else []
+        parts += [
+            _section(group, header, rows)
+            for group, (_, header, rows) in zip(self.groups, tables, strict=True)
         ]
         told = "".join(f"<li>{escape(note)}</li>" for note in self.notes())
-        means = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in MEANS.items())
+        terms = MEANS | (COLUMNS if over_all else {})
+        means = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in terms.items())
         return (
             "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
             "<meta name='viewport' content='width=device-width,initial-scale=1'>"
@@ -182,10 +111,6 @@ class Board:
             f"<dl>{means}</dl></body></html>"
         )
 
-    def _rows(self) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-        for _, header, rows in self.tables():
-            yield header, rows
-
     def write(self, path: Path) -> Path:
         """Write the page, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +118,21 @@ class Board:
         part.write_text(self.to_html(), encoding="utf-8")
         part.replace(path)
         return path
+
+
+def _over_all(
+    title: str, header: tuple[str, ...], rows: list[tuple[str, ...]], over_all: tuple[Standing, ...]
+) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    lines = []
+    for one, cells in zip(over_all, rows, strict=True):
+        kind = "unfair" if one.marks else "best" if one is over_all[0] else ""
+        told = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        lines.append(f"<tr class='{kind}'>{told}</tr>")
+    return (
+        f"<h2>{escape(title)}</h2><figure><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></figure>"
+    )
 
 
 def _section(group: Group, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -246,22 +186,6 @@ def _plot(group: Group) -> str:
         f"<svg width='{LEFT + WIDTH}' height='{height}' role='img' aria-label='{said} is better'>"
         f"{''.join(drawn)}{axis}</svg><figcaption>{said} is better</figcaption>"
     )
-
-
-def _interval(score: Interval | Difference | None, *, signed: bool = False) -> str:
-    if score is None or math.isnan(score.value):
-        return "-"
-    sign = "+" if signed else ""
-    word = f"{score.value:{sign}.4f}"
-    if not math.isnan(score.low):
-        word += f" [{score.low:{sign}.4f}, {score.high:{sign}.4f}]"
-    return word
-
-
-def _p(p: float) -> str:
-    if math.isnan(p):
-        return "-"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _finite(value: object) -> object:

@@ -11,6 +11,7 @@ from typing import Any
 from kt_forecast.errors import InputError
 from kt_forecast.experiment import facts, tuning_record
 from kt_forecast.experiment.running import Say, now, put
+from kt_forecast.experiment.systems import systems_of
 from kt_forecast.experiment.tuning_parts import (
     SETTINGS,
     Part,
@@ -20,7 +21,6 @@ from kt_forecast.experiment.tuning_parts import (
     parts_of,
     placed,
     single,
-    systems_of,
     title_of,
     unseen,
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kt_forecast.catalogue import FORECASTING, TRACING, find, serves, serving
+from kt_forecast.catalogue import find
 from kt_forecast.data.interactions import Interactions
 from kt_forecast.data.splits import Role, Split
 from kt_forecast.errors import InputError
@@ -21,7 +21,6 @@ from kt_forecast.experiment.which import AnyRecipe
 from kt_forecast.nn.system import System
 from kt_forecast.tuning import JOURNAL, Place, Problem, Recorder, Search, View, name_of
 
-ALL = "all"
 SETTINGS = "settings"
 
 Watch = Callable[[View], object]
@@ -95,26 +94,6 @@ def single(recipe: AnyRecipe) -> AnyRecipe:
     if recipe.seeds:
         changes["seed"] = recipe.seeds[0]
     return recipe.changed(changes, "tune")
-
-
-def systems_of(recipe: AnyRecipe, asked: Sequence[str]) -> list[str]:
-    """Return the systems to search.
-
-    Raises:
-        InputError: one is unknown, or does not serve the task.
-    """
-    task = FORECASTING if isinstance(recipe, ForecastRecipe) else TRACING
-    if ALL in asked:
-        trained = [name for name in serving(task) if isinstance(find(name), System)]
-        own = [recipe.model.system] if recipe.model.system in trained else []
-        return list(dict.fromkeys([*own, *trained]))
-    names = list(dict.fromkeys(asked or [recipe.model.system]))
-    for name in names:
-        if task not in serves(find(name)):
-            raise InputError(
-                f"{name} is not for {task}; accepted are {', '.join(serving(task))}, and {ALL}"
-            )
-    return names
 
 
 def parts_of(

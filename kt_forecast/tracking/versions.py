@@ -3,6 +3,7 @@
 import platform
 import shutil
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,8 +15,12 @@ NEEDED = ("kt-forecast", "torch", "numpy", "pandas", "polars", "safetensors")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide a run's numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    """Return the versions of Python and of the libraries, of those that are here."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def requirements() -> list[str]:

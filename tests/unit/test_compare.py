@@ -11,6 +11,8 @@ from kt_forecast.data.series.simulate import simulate as simulate_series
 from kt_forecast.data.simulate import Simulation, simulate, write
 from kt_forecast.errors import InputError
 from kt_forecast.experiment import ForecastRecipe, Recipe, find, run
+from kt_forecast.experiment.board import Board
+from kt_forecast.experiment.board_rows import Difference, Failure, Group, Interval, Row
 from kt_forecast.experiment.stored import RECORD, RUNS, TEST_READS
 from kt_forecast.report import Verdict
 
@@ -132,7 +134,7 @@ def test_what_leaks_is_marked_and_chosen_by_nobody(made):
 
 
 def test_windows_beside_whole_histories_are_marked(made):
-    from kt_forecast.experiment.compare import _marks
+    from kt_forecast.experiment.scoring import _marks
     from kt_forecast.tracer import plan
 
     _, runs, _ = made
@@ -147,3 +149,80 @@ def test_what_is_neither_run_nor_recipe_is_refused(made):
     _, runs, _ = made
     with pytest.raises(InputError, match="nor is there a recipe"):
         compared(["nobody"], runs)
+
+
+def test_a_recipe_that_is_asked_of_a_system_is_trained_once(made):
+    folder, runs, _ = made
+    heard = []
+    from kt_forecast.experiment.compare import compare as compare_all
+
+    asked = {"systems": ["ridge"], "runs": runs, "device": "cpu", "say": heard.append}
+    board = compare_all([str(folder / "ahead.toml")], **asked)
+    assert {row.label for row in board.groups[0].rows} == {"ridge", "seasonal_naive"}
+    assert not [line for line in heard if "trained" in line], "its run is here"
+    with pytest.raises(InputError, match=r"nothing is left .*ridge is not for students"):
+        compare_all(["demo"], **asked)
+    with pytest.raises(InputError, match="did you mean 'ridge'"):
+        compare_all(["demo"], **(asked | {"systems": ["rigde"]}))
+    with pytest.raises(InputError, match="--system and --set need a recipe"):
+        compare_all(["attends"], **asked)
+    with pytest.raises(InputError, match="--system names ridge"):
+        compare_all([str(folder / "ahead.toml")], **asked, sets=["model.system=gpt"])
+
+
+def rowed(system, value, *, p=None, marks=()):
+    gap = None if p is None else Difference(0.1, 0.0, 0.2, p)
+    return Row(
+        system=f"run-of-{system}",
+        what=system,
+        score=Interval(value, value, value),
+        parameters=None,
+        seconds=None,
+        latency=1.0,
+        memory="",
+        causality="step",
+        verdict="proved",
+        marks=marks,
+        gap=gap,
+        label=system,
+    )
+
+
+def test_standings_rank_the_fair_and_complete_first():
+    first = Group(
+        "one",
+        "auc",
+        False,
+        "run-of-leaky",
+        (
+            rowed("leaky", 0.9, marks=("LEAKS",)),
+            rowed("a", 0.8),
+            rowed("a", 0.7, p=0.5),
+            rowed("b", 0.74, p=0.01),
+            rowed("alone", 0.73, p=0.3),
+        ),
+        "set one",
+    )
+    second = Group("two", "auc", False, "run-of-b", (rowed("b", 0.6), rowed("a", 0.5, p=0.2)), "x")
+    board = Board((first, second), (Failure("lost", "demo", "it broke"),))
+    found = {one.system: one for one in board.standings()}
+    assert [*found] == ["a", "b", "alone", "leaky"]
+    assert found["leaky"].cells[0].rank is None
+    assert (found["a"].rank, found["b"].rank) == (1.5, 1.5)
+    assert found["a"].cells[0].value == pytest.approx(0.75)
+    assert found["a"].means == {"auc": pytest.approx(0.625)}
+    assert found["alone"].means == {}
+    title, header, rows = board.tables()[0]
+    assert "All data sets" in title
+    assert header == ("system", "mean rank", "mean AUC", "set one AUC", "x AUC")
+    assert rows[0] == ("a", "1.50", "0.6250", "0.7500 (1)", "0.5000 (2=)")
+    assert rows[2] == ("alone", "3.00", "-", "0.7300 (3=)", "-")
+    assert rows[3][0] == "leaky LEAKS"
+    assert "lost is missing, demo: it broke" in list(board.notes())
+    assert "it broke" in board.to_html()
+    assert Board((first,)).standings() == ()
+    assert len(Board((first,)).tables()) == 1
+    errors = Group("e", "mse", True, "run-of-b", (rowed("b", 0.1), rowed("a", 0.2, p=0.9)), "y")
+    lower = {one.system: one for one in Board((first, errors)).standings()}
+    assert [lower["b"].cells[1].rank, lower["a"].cells[1].rank] == [1, 2]
+    assert lower["b"].means == {"auc": 0.74, "mse": 0.1}

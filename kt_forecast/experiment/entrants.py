@@ -1,0 +1,262 @@
+"""What a comparison asks for: runs that are here, and recipes to train."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kt_forecast.catalogue import find as word
+from kt_forecast.errors import InputError
+from kt_forecast.experiment import flow, forecasting
+from kt_forecast.experiment.board_rows import Failure
+from kt_forecast.experiment.recipe import Recipe
+from kt_forecast.experiment.recipe_base import read_toml, shipped
+from kt_forecast.experiment.recipe_forecast import CONTEXT, HORIZON, ForecastRecipe
+from kt_forecast.experiment.running import Say
+from kt_forecast.experiment.stored import RECIPE, RUNS, ForecastRun, Run, find
+from kt_forecast.experiment.systems import ALL, systems_of
+from kt_forecast.experiment.training_processes import train_each
+from kt_forecast.experiment.which import AnyRecipe, read_recipe, run
+from kt_forecast.nn.system import System
+
+AnyRun = Run | ForecastRun
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be compared.
+
+    Attributes:
+        names: runs, or recipes.
+        systems: words of the catalogue, each trained under every recipe; none leaves the recipes'
+            own.
+        sets: keys of the recipes to replace, each as ``a.b=c``.
+        workers: trainings at once.
+    """
+
+    names: Sequence[str]
+    systems: Sequence[str] = ()
+    sets: Sequence[str] = ()
+    workers: int = 1
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the others are compared where one cannot be trained."""
+        return bool(self.systems) or self.workers > 1
+
+
+@dataclass
+class Gathered:
+    """What there is to compare.
+
+    Attributes:
+        runs: in the order in which they were asked for.
+        failed: what could not be trained.
+        notes: what a reader must know, one sentence each.
+    """
+
+    runs: list[AnyRun] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def gather(asked: Asked, *, runs: Path, device: str, say: Say) -> Gathered:
+    """Return the runs that are asked for, trained where they are not here, and what failed.
+
+    Args:
+        asked: what is to be compared.
+        runs: folder of the runs.
+        device: a torch device, or ``auto``.
+        say: told what happens.
+
+    Raises:
+        InputError: there is no such run, recipe or system; or a recipe cannot be trained and
+            nothing else is to go on.
+    """
+    told = Gathered()
+    found: list[AnyRun | AnyRecipe] = []
+    for name in asked.names:
+        found += _of_name(name, asked, runs, told)
+    missing = [one for one in found if not isinstance(one, AnyRun)]
+    made: dict[int, AnyRun | None] = {}
+    if asked.goes_on and missing:
+        made |= _in_processes(missing, asked.workers, runs, device, say, told.failed)
+    else:
+        made |= {id(one): run(one, runs=runs, device=device, say=say) for one in missing}
+    here = [one if isinstance(one, AnyRun) else made.get(id(one)) for one in found]
+    told.runs += [one for one in here if one is not None]
+    return told
+
+
+def _of_name(name: str, asked: Asked, runs: Path, told: Gathered) -> Iterator[AnyRun | AnyRecipe]:
+    """Yield the run of that name, or those of a recipe, as recipes where they are not here.
+
+    Raises:
+        InputError: there is neither a run nor a recipe of that name.
+    """
+    said = ""
+    if not asked.systems and not asked.sets:
+        try:
+            found = find(name, runs)
+        except InputError as error:
+            said = str(error)
+        else:
+            yield found
+            return
+    recipe = _recipe(name, said)
+    systems = _systems(recipe, asked, told.failed)
+    own = recipe.model.system
+    if len(systems) > 1 and own in systems and _says_more(recipe):
+        told.notes.append(
+            f"{recipe.title()}: {own} has the recipe's settings, the others those they come with"
+        )
+    for system in systems:
+        try:
+            parts = _parts(_for_system(recipe, system, asked.sets))
+            for one in parts:
+                _planned(one)
+        except InputError as error:
+            if not asked.goes_on:
+                raise
+            told.failed.append(Failure(system or own, recipe.title(), str(error)))
+            continue
+        for one in parts:
+            yield _of_same_settings(one, runs) or one
+
+
+def _recipe(name: str, said: str) -> AnyRecipe:
+    """Return the recipe of that name.
+
+    Args:
+        name: of the recipe.
+        said: why there is no run of that name; empty where none was looked for.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return read_recipe(shipped(name))
+    except InputError as error:
+        more = "nor is there a recipe of that name" if said else "--system and --set need a recipe"
+        raise InputError(f"{said or error}; {more}") from None
+
+
+def _systems(recipe: AnyRecipe, asked: Asked, failed: list[Failure]) -> list[str]:
+    """Return the systems for a recipe; an empty word is its own.
+
+    Raises:
+        InputError: one is unknown.
+    """
+    if not asked.systems:
+        return [""]
+    if ALL in asked.systems:
+        return systems_of(recipe, asked.systems)
+    found = []
+    for system in dict.fromkeys(asked.systems):
+        word(system)
+        try:
+            found += systems_of(recipe, [system])
+        except InputError as error:
+            failed.append(Failure(system, recipe.title(), str(error)))
+    return found
+
+
+def _for_system(recipe: AnyRecipe, system: str, sets: Sequence[str]) -> AnyRecipe:
+    """Return the recipe for a system, with the keys replaced that it shall have.
+
+    Raises:
+        InputError: a key or value is refused.
+    """
+    if not system:
+        return recipe.with_sets(list(sets))
+    own = [text for text in sets if text.split(".")[0].split("=")[0].strip() in recipe.OF_SYSTEM]
+    changed = recipe.with_sets([text for text in sets if text not in own])
+    trained = isinstance(word(system), System)
+    found = changed.with_system(system, trained=trained).with_sets(own)
+    if found.model.system != system:
+        raise InputError(
+            f"--set model.system={found.model.system}: --system names {system}; accepted is one of"
+            " the two"
+        )
+    return found
+
+
+def _says_more(recipe: AnyRecipe) -> bool:
+    """Return whether a recipe holds settings for its own system."""
+    if isinstance(recipe, Recipe):
+        return bool(recipe.model.settings or recipe.tracing)
+    task = set(recipe.forecasting) - {HORIZON, CONTEXT}
+    return bool(recipe.model.settings or recipe.members or task)
+
+
+def _parts(recipe: AnyRecipe) -> tuple[AnyRecipe, ...]:
+    """Return the recipes of one run each.
+
+    Raises:
+        InputError: the recipe is of all folds.
+    """
+    if isinstance(recipe, ForecastRecipe):
+        return recipe.each(recipe.title()) if recipe.horizons or recipe.seeds else (recipe,)
+    if recipe.folds == "all":
+        raise InputError(
+            f"{recipe.title()}: folds is 'all', and a comparison is on the test rows of one;"
+            " accepted is --set folds=one"
+        )
+    return (recipe,)
+
+
+def _planned(recipe: AnyRecipe) -> None:
+    """Refuse, before anything is trained, what no table would mend.
+
+    Raises:
+        InputError: a name, key or value is refused.
+    """
+    if isinstance(recipe, Recipe):
+        flow.plans(recipe)
+    else:
+        forecasting.plans(recipe)
+
+
+def _in_processes(
+    recipes: Sequence[AnyRecipe],
+    workers: int,
+    runs: Path,
+    device: str,
+    say: Say,
+    failed: list[Failure],
+) -> dict[int, AnyRun]:
+    """Train each in a process of its own, and return their runs by the recipe's identity."""
+    made: dict[int, AnyRun] = {}
+    ended = train_each(recipes, workers=workers, runs=runs, device=device, say=say)
+    for done, one in enumerate(ended, start=1):
+        recipe = recipes[one.number]
+        title, of_all = recipe.title(), f"{done} of {len(recipes)}"
+        if one.folder is None:
+            failed.append(Failure(recipe.model.system, title, one.why))
+            say(f"{title}: failed, {one.why} ({of_all})")
+        else:
+            made[id(recipe)] = find(str(one.folder), runs)
+            say(f"{title}: trained in {one.seconds:.0f} s ({of_all})")
+    return made
+
+
+def _of_same_settings(recipe: AnyRecipe, runs: Path) -> AnyRun | None:
+    """Return a finished run of a recipe; what the run has written out counts as the same."""
+    for path in sorted((runs / RUNS).glob(f"*/{RECIPE}")):
+        plain = read_toml(path)
+        if plain.get("task") != recipe.task:
+            continue
+        kept = recipe.parse(plain, str(path)).plain()
+        wanted = type(recipe).parse(_plain(recipe), "compare").plain()
+        if recipe.task == "forecasting" and "split" not in wanted:
+            kept.pop("split", None)
+        kept["name"] = wanted.get("name", "")
+        if kept == wanted:
+            return find(str(path.parent), runs)
+    return None
+
+
+def _plain(recipe: AnyRecipe) -> dict[str, Any]:
+    import tomllib
+
+    return tomllib.loads(recipe.to_toml())
