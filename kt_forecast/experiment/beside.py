@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+from filelock import FileLock
+
 from kt_forecast.errors import InputError
 from kt_forecast.forecaster import Plan as SeriesPlan
 from kt_forecast.sequences.interactions import StudentSequences, Vocabulary
@@ -80,17 +82,23 @@ def from_cache(
         cache: folder of the fitted baselines; None fits anew.
         say: told what is done.
     """
-    home = None if cache is None else cache / f"{chosen.name}-{_key(chosen, rows)}"
-    if home is not None and home.is_dir():
-        try:
-            found = load(home)
-        except InputError:
-            say(f"{chosen.name}: what the cache holds cannot be read, fitting anew")
-        else:
-            say(f"{chosen.name}: from the cache, fitted before on the same rows")
-            return found
-    fitted = fit()
-    if home is not None:
+    if cache is None:
+        fitted = fit()
+        say(f"{chosen.name}: fitted")
+        return fitted
+    home = cache / f"{chosen.name}-{_key(chosen, rows)}"
+    cache.mkdir(parents=True, exist_ok=True)
+    # Processes side by side want the same baselines: one fits, the others wait for it.
+    with FileLock(home.with_name(f".{home.name}.lock")):
+        if home.is_dir():
+            try:
+                found = load(home)
+            except InputError:
+                say(f"{chosen.name}: what the cache holds cannot be read, fitting anew")
+            else:
+                say(f"{chosen.name}: from the cache, fitted before on the same rows")
+                return found
+        fitted = fit()
         fitted.save(home)
     say(f"{chosen.name}: fitted")
     return fitted
