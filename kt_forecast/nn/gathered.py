@@ -42,6 +42,7 @@ def gathered(
     place: Int[Tensor, "#batch block length"],
     read: Int[Tensor, "#batch #head block some"],
     first: Int[Tensor, " #batch"],
+    since: Int[Tensor, "#batch #head block some"] | None = None,
 ) -> Float[Tensor, "batch head block length size"]:
     """Let each query read those of its block's keys that do not stand after it.
 
@@ -52,16 +53,18 @@ def gathered(
         place: where each query stands in its sequence.
         read: places of the keys of each block, none of them twice; -1 for none.
         first: place of the first slot.
+        since: the first place from which each key may be read; by default its own.
 
     Returns:
         What each query read: zero where there was nothing.
     """
     some = max(KEYS_AT_ONCE // max(read.shape[-1], 1), 1)
-    parts = zip(q.split(some, 2), place.split(some, 1), read.split(some, 2), strict=True)
+    since = read if since is None else since
+    cut = (q.split(some, 2), place.split(some, 1), read.split(some, 2), since.split(some, 2))
     again = torch.is_grad_enabled() and q.shape[2] > some
     pieces = []
-    for query, where, keys in parts:
-        args = (query, k, v, where, keys, first)
+    for query, where, keys, begin in zip(*cut, strict=True):
+        args = (query, k, v, where, keys, begin, first)
         pieces.append(
             checkpoint(_attended, *args, use_reentrant=False) if again else _attended(*args)
         )
@@ -69,12 +72,12 @@ def gathered(
 
 
 def _attended(
-    q: Tensor, k: Tensor, v: Tensor, place: Tensor, read: Tensor, first: Tensor
+    q: Tensor, k: Tensor, v: Tensor, place: Tensor, read: Tensor, since: Tensor, first: Tensor
 ) -> Tensor:
     batch, heads, blocks, length = q.shape[:4]
     slot = read - first[:, None, None, None]
     there = (read >= 0) & (slot >= 0) & (slot < k.shape[2])
-    visible = there[..., None, :] & (read[..., None, :] <= place[:, None, :, :, None])
+    visible = there[..., None, :] & (since[..., None, :] <= place[:, None, :, :, None])
     slot = slot.clamp(0, k.shape[2] - 1)
     if visible.shape[:2] != (1, 1):
         visible = visible.expand(batch, heads, *visible.shape[2:])
@@ -158,9 +161,19 @@ class GatheredAttention(nn.Module):
             place = (grid.first[:, None] + column).unflatten(1, (-1, self.block))
             number = place[..., 0] // self.block
             q = self._split(grid.columns(query)).unflatten(2, (-1, self.block))
-        y = gathered(q, key, value, place, self.table(number), first)
+        read = self.table(number)
+        y = gathered(q, key, value, place, read, first, self.since(read, number, span))
         y = y.permute(0, 2, 3, 1, 4).flatten(3)
         return y[:, 0] if span.length == 1 else grid.steps(y)
+
+    def since(
+        self,
+        read: Int[Tensor, "#row #head block some"],
+        number: Int[Tensor, "row block"],  # noqa: ARG002
+        span: Span,  # noqa: ARG002
+    ) -> Int[Tensor, "#batch #head block some"]:
+        """Return the first place from which each key may be read: its own."""
+        return read
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.size)).transpose(1, 2)

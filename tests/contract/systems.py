@@ -79,6 +79,7 @@ SMALL: dict[str, dict[str, object]] = {
 """Settings under which a few steps already cross every border that a system has."""
 
 COUNTED: dict[str, dict[str, object]] = {
+    "image_transformer_rows": {"period": 64, "block": 16},
     "rmt": {"segment": 256},
     "synthesizer": {"reach": 4200},
     "titans": {"chunk": 128, "window": 64},
