@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from reference.sparse_cases import drawn, largest_tensor, noise, same_with_gradients
 
 from kt_forecast import zoo
 from kt_forecast.audit.cost import growth, training_cost
@@ -19,23 +20,12 @@ CHUNKS = pytest.mark.parametrize("chunk", [1, 4, STEPS, 64])
 POSITIONS = pytest.mark.parametrize("positions", ["rotary", "none"])
 
 
-def noise(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def filled(module):
-    with torch.no_grad():
-        for i, parameter in enumerate(module.parameters()):
-            parameter.copy_(0.3 * noise(*parameter.shape, seed=i))
-    return module.double().eval()
-
-
 def config(**settings):
     return SYSTEM.config(**{"width": WIDTH, "heads": 2, "chunk": 4, **settings})
 
 
 def attention(**settings):
-    return filled(LinearAttention(config(**settings)))
+    return drawn(LinearAttention(config(**settings)))
 
 
 def read(module, x):
@@ -83,13 +73,13 @@ def test_running_sums_are_carried_sums_with_gradients(chunk):
 @CHUNKS
 def test_chunks_equal_the_weights_of_all_pairs_with_gradients(chunk, positions):
     module = attention(chunk=chunk, positions=positions)
-    x, worth = noise(2, STEPS, WIDTH).requires_grad_(), noise(2, STEPS, WIDTH, seed=9)
-    ways = read(module, x), by_pairs(module, x)
-    torch.testing.assert_close(*ways, **CLOSE)
-    inputs = (x, *module.parameters())
-    grads = (torch.autograd.grad((y * worth).sum(), inputs) for y in ways)
-    for fast, slow in zip(*grads, strict=True):
-        torch.testing.assert_close(fast, slow, atol=1e-11, rtol=0.0)
+    x = noise(2, STEPS, WIDTH).requires_grad_()
+    same_with_gradients(
+        lambda x, *_: read(module, x),
+        lambda x, *_: by_pairs(module, x),
+        (x, *module.parameters()),
+        tolerance=1e-11,
+    )
 
 
 def weighted(module, x):
@@ -136,7 +126,7 @@ def test_half_precision_sums_in_single():
 
 
 def test_single_precision_streams_as_it_passes():
-    module = filled(SYSTEM.build(config())).float()
+    module = drawn(SYSTEM.build(config())).float()
     x = noise(2, 150, WIDTH).float()
     state, pieces = module.init_state(2), []
     for piece in x.split([1, 1, 70, 3, 75], 1):
@@ -148,6 +138,15 @@ def test_single_precision_streams_as_it_passes():
 def test_the_state_is_a_matrix_and_a_vector_a_head():
     module = SYSTEM.build(SYSTEM.config(width=32, heads=4, layers=3))
     assert module.init_state(5).numel() == 5 * (3 * 4 * 8 * (8 + 1) + 1)
+
+
+def test_no_tensor_grows_with_the_square_of_the_steps():
+    module = SYSTEM.build(config(chunk=64))
+    sizes = [
+        largest_tensor(lambda n=n: module(torch.randn(1, n, WIDTH))[0].sum().backward())
+        for n in (512, 1024)
+    ]
+    assert sizes[1] <= 2 * sizes[0]
 
 
 def test_cost_is_linear_from_a_thousand_steps():
