@@ -1,0 +1,146 @@
+"""Linformer against properties that only a correct one has (specs 6)."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference.sparse_cases import (
+    audited,
+    drawn,
+    largest_tensor,
+    noise,
+    refused_where_it_would_leak,
+    same_with_gradients,
+)
+
+from kt_forecast import zoo
+from kt_forecast.audit.cost import growth, training_cost
+from kt_forecast.nn.streams import Span
+from kt_forecast.zoo.linformer import LinformerAttention
+
+SYSTEM = zoo.load("linformer")
+WIDTH, STEPS, SLOTS = 16, 23, 5
+CLOSE = {"atol": 1e-12, "rtol": 0.0}
+
+
+def config(**settings):
+    sizes = {"width": WIDTH, "heads": 2, "slots": SLOTS, "places": STEPS, "chunk": 4}
+    return SYSTEM.config(**sizes | settings)
+
+
+def attention(**settings):
+    return drawn(LinformerAttention(config(**settings)))
+
+
+def read(module, x):
+    return module(x, module.init_state(len(x)), Span.beginning(x))[0]
+
+
+def heads(module, x):
+    parts = module.query_key_value(x).chunk(3, -1)
+    q, k, v = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in parts)
+    place = torch.arange(x.shape[1])[None]
+    return module.rotary(q, place), module.rotary(k, place), v
+
+
+def whole(module, x):
+    """The paper's formula over all of ``x``."""
+    q, k, v = heads(module, x)
+    of_keys = module.key_shares[: x.shape[1]]
+    of_values = of_keys if module.value_shares is None else module.value_shares[: x.shape[1]]
+    weight = (q @ (of_keys.T @ k).mT / module.size**0.5).softmax(-1)
+    return module.out((weight @ (of_values.T @ v)).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("sharing", ["heads", "keys_values"])
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+def test_each_step_reads_what_the_published_form_gives_its_prefix(chunk, sharing):
+    module = attention(chunk=chunk, sharing=sharing)
+    same_with_gradients(
+        lambda x, *_: read(module, x),
+        lambda x, *_: torch.cat([whole(module, x[:, :t])[:, -1:] for t in range(1, STEPS + 1)], 1),
+        (noise(2, STEPS, WIDTH).requires_grad_(), *module.parameters()),
+        tolerance=1e-11,
+    )
+
+
+def test_the_published_form_is_the_papers_formula():
+    module, x = attention(published=True), noise(2, STEPS, WIDTH)
+    torch.testing.assert_close(read(module, x), whole(module, x), **CLOSE)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_slot_for_each_step_is_full_attention(published):
+    module = attention(slots=STEPS, published=published)
+    with torch.no_grad():
+        module.key_shares.copy_(torch.eye(STEPS))
+        module.value_shares.copy_(torch.eye(STEPS))
+
+    def full(x, *_):
+        y = F.scaled_dot_product_attention(*heads(module, x), is_causal=not published)
+        return module.out(y.transpose(1, 2).flatten(2))
+
+    used = [p for n, p in module.named_parameters() if "shares" not in n]
+    x = noise(2, STEPS, WIDTH).requires_grad_()
+    same_with_gradients(lambda x, *_: read(module, x), full, (x, *used), tolerance=1e-11)
+
+
+def test_shares_repeat_after_the_last_place():
+    module, longer = attention(places=8), attention(places=STEPS)
+    rows = torch.arange(STEPS) % 8
+    longer.load_state_dict(
+        module.state_dict()
+        | {name: getattr(module, name)[rows] for name in ("key_shares", "value_shares")}
+    )
+    x = noise(2, STEPS, WIDTH)
+    torch.testing.assert_close(read(module, x), read(longer, x), **CLOSE)
+
+
+def test_single_precision_streams_as_it_passes():
+    module = drawn(SYSTEM.build(config())).float()
+    x = noise(2, 150, WIDTH).float()
+    state, pieces = module.init_state(2), []
+    for piece in x.split([1, 1, 70, 3, 75], 1):
+        y, state = module(piece, state)
+        pieces.append(y)
+    torch.testing.assert_close(torch.cat(pieces, 1), module(x)[0], atol=1e-4, rtol=0.0)
+
+
+def test_the_auditor_finds_the_published_mixtures_and_the_tasks_refuse_them():
+    settings = config(published=True, layers=1)
+    report = audited(drawn(SYSTEM.build(settings)), noise(1, 6, WIDTH))
+    assert report.verdict == "leak", report.summary()
+    refused_where_it_would_leak(SYSTEM, settings)
+
+
+def test_the_state_is_two_matrices_a_head():
+    module = SYSTEM.build(SYSTEM.config(width=32, heads=4, layers=3, slots=6))
+    assert module.init_state(5).numel() == 5 * (3 * 4 * 2 * 6 * 8 + 1)
+
+
+def test_no_tensor_grows_with_the_square_of_the_steps():
+    module = SYSTEM.build(config(chunk=64))
+    sizes = [
+        largest_tensor(lambda n=n: module(torch.randn(1, n, WIDTH))[0].sum().backward())
+        for n in (512, 1024)
+    ]
+    assert sizes[1] <= 2 * sizes[0]
+
+
+def test_cost_is_linear_from_a_thousand_steps():
+    module = SYSTEM.build(config(chunk=64))
+    measured = growth(module, WIDTH, streaming=True, lengths=(1024, 8192))
+    assert measured.training_flops == pytest.approx(1.0, abs=0.02)
+    assert measured.training_bytes == pytest.approx(1.0, abs=0.02)
+    assert (measured.step_flops, measured.state_bytes) == (0.0, 0.0)
+
+
+@pytest.mark.slow
+def test_cost_is_linear_up_to_sixty_four_thousand_steps():
+    module = SYSTEM.build(config(chunk=64))
+    costs = [training_cost(module, torch.randn(1, n, WIDTH)) for n in (1024, 8192, 65536)]
+    for (flops, kept), (more_flops, more_kept) in pairwise(costs):
+        assert math.log(more_flops / flops, 8) == pytest.approx(1.0, abs=0.02)
+        assert math.log(more_kept / kept, 8) == pytest.approx(1.0, abs=0.02)
