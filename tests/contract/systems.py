@@ -32,6 +32,7 @@ OTHER_FORMS = {
     "mamba2": "mamba",
     "infini_transformer_delta": "infini_transformer",
     "image_transformer_rows": "image_transformer",
+    "sparse_transformer_fixed": "sparse_transformer",
 }
 """Settings, by a name of their own, that make so much of a system anew that it is tested twice."""
 SYSTEMS = systems()
@@ -48,6 +49,7 @@ TRACED = [
 
 
 SMALL: dict[str, dict[str, object]] = {
+    "etc": {"segment": 4, "window": 3, "tokens": 3, "sources": 2, "distances": 2},
     "image_transformer": {"block": 4},
     "image_transformer_rows": {
         "form": "rows",
@@ -63,13 +65,19 @@ SMALL: dict[str, dict[str, object]] = {
     "linear_transformer": {"chunk": 4},
     "linformer": {"chunk": 4, "slots": 5, "places": 7},
     "longformer": {"window": 2, "tokens": 3, "spacing": 5, "heads": 2},
+    "adaptive_span": {"longest": 6, "ramp": 3, "heads": 2},
+    "sparse_transformer": {"stride": 4, "reading": "merged", "heads": 2},
+    "sparse_transformer_fixed": {"stride": 4, "pattern": "fixed", "summary": 1, "heads": 2},
+    "all_attention": {"window": 5, "persistent": 3, "heads": 2},
     "mamba": {"chunk": 4},
     "mamba2": {"chunk": 4, "form": "mamba2", "groups": 2},
+    "memory_compressed": {"window": 4, "factor": 3},
     "memory_transformer": {"slots": 3, "heads": 2},
     "performer": {"chunk": 4, "features": 12},
     "reformer": {"buckets": 4, "window": 3, "heads": 2, "at_once": 5},
     "retnet": {"chunk": 4, "magnitudes": True},
     "rmt": {"slots": 3, "segment": 4, "heads": 2},
+    "routing_transformer": {"clusters": 3, "window": 3, "heads": 2},
     "synthesizer": {"reach": 7, "mixed": True},
     "compressive_transformer": {"segment": 4, "memory": 4, "compressed": 3, "rate": 2},
     "gtrxl": {"window": 5, "segment": 4},
@@ -79,7 +87,10 @@ SMALL: dict[str, dict[str, object]] = {
 """Settings under which a few steps already cross every border that a system has."""
 
 COUNTED: dict[str, dict[str, object]] = {
-    "image_transformer_rows": {"period": 64, "block": 16},
+    "sparse_transformer": {"expansion": 1},
+    "sparse_transformer_fixed": {"expansion": 1, "summary": 8},
+    "image_transformer_rows": {"period": 32, "block": 4, "rows": 4, "above": 4, "beside": 4},
+    "memory_compressed": {"window": 16, "factor": 2},
     "rmt": {"segment": 256},
     "synthesizer": {"reach": 4200},
     "titans": {"chunk": 128, "window": 64},
