@@ -1,5 +1,6 @@
 """What ``kt-forecast audit`` does: build a model from a file, audit it, write reports."""
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,14 @@ def audit_file(target: str, contract: str) -> Report:
     Raises:
         ContractError: the file, the function or what it returns cannot be used.
     """
-    place, _, name = target.rpartition(":")
-    path = Path(place)
-    if not place or path.suffix != ".py" or not path.is_file():
-        raise ContractError(f"{target!r}: accepted is FILE.py:FUNCTION of a file that exists")
+    path, name = _named(target)
     try:
-        build = getattr(module_of(path, path.stem), name)
-        built = build()
+        build = getattr(module_of(path, path.stem), name, None)
+        built = build() if callable(build) else None
     except Exception as error:
         raise ContractError(f"{target}: {type(error).__name__}: {error}") from error
+    if not callable(build):
+        raise ContractError(_without_function(path, name))
     if not isinstance(built, tuple) or len(built) not in {2, 3}:
         raise ContractError(
             f"{target}: accepted is (model, batch) or (model, batch, contract); for a pipeline"
@@ -65,6 +65,38 @@ def audit_file(target: str, contract: str) -> Report:
             "other contract as its third value"
         )
     return audit(built[0], built[1], PRESETS[contract]())
+
+
+def _named(target: str) -> tuple[Path, str]:
+    """Return the file and the function that a text names.
+
+    Raises:
+        ContractError: there is no such file, or no function is named.
+    """
+    place, _, name = target.rpartition(":") if ":" in target else (target, "", "")
+    path = Path(place)
+    if path.suffix != ".py" or not path.is_file():
+        what = "is no file" if not path.is_file() else "is no Python file"
+        raise ContractError(
+            f"{target!r}: {place!r} {what}; accepted is FILE.py:FUNCTION of a file that exists"
+        )
+    if not name:
+        raise ContractError(_without_function(path, name))
+    return path, name
+
+
+def _without_function(path: Path, name: str) -> str:
+    """Say that a file has no function of that name, and which ones it has."""
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except (SyntaxError, ValueError):
+        body = []
+    there = [one.name for one in body if isinstance(one, ast.FunctionDef) and one.name[0] != "_"]
+    what = f"has no function {name!r}" if name else "is named without its function"
+    if not there:
+        return f"{path}: {what}, and defines none; accepted is FILE.py:FUNCTION of one that it has"
+    listed = ", ".join(f"{path}:{one}" for one in there)
+    return f"{path}: {what}; accepted {'is' if len(there) == 1 else 'are'} {listed}"
 
 
 def _is_frame(value: Any) -> bool:  # noqa: ANN401

@@ -131,6 +131,8 @@ def compare(
       kt-forecast compare demo assist2009_gpt --system gpt,mamba,rmt --workers 2
       kt-forecast compare assist2009_gpt --system all --set tracking.enabled=false
 
+    \f
+
     Raises:
         Exit: with code 1, where a system is missing on the page.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kt_forecast.errors import InputError
-from kt_forecast.tracking.store import ROOT, Store
+from kt_forecast.tracking.store import ROOT, Store, is_unused
 from kt_forecast.tracking.tracker import OVERRIDE, VERDICT, Tracker
 
 _WANTED = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)@(?P<alias>[^/@:]+)")
@@ -61,6 +61,8 @@ def registered(wanted: str, root: Path = ROOT) -> Registered:
     quoted = _VERSION.fullmatch(wanted) or _WANTED.fullmatch(wanted)
     if quoted is None:
         raise InputError(f"{wanted!r}: accepted is NAME@ALIAS or models:/NAME@ALIAS")
+    if is_unused(root):
+        raise InputError(_nothing(wanted, []))
     client = Store(root).client
     from mlflow.exceptions import MlflowException
 
@@ -76,11 +78,13 @@ def registered(wanted: str, root: Path = ROOT) -> Registered:
             for model in client.search_registered_models(max_results=100)
             for alias in model.aliases
         ]
-        raise InputError(
-            f"nothing is registered as {wanted!r}; accepted are"
-            f" {', '.join(known) or 'names that kt-forecast promote has given, none yet'}"
-        ) from None
+        raise InputError(_nothing(wanted, known)) from None
     return _of(found)
+
+
+def _nothing(wanted: str, known: list[str]) -> str:
+    named = ", ".join(known) or "names that kt-forecast promote has given, none yet"
+    return f"nothing is registered as {wanted!r}; accepted are {named}"
 
 
 def _of(version: Any) -> Registered:  # noqa: ANN401 - MLflow's

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from kt_forecast.errors import InputError
-from kt_forecast.tracking.store import ROOT, Store
+from kt_forecast.tracking.store import ROOT, Store, is_unused
 from kt_forecast.tracking.tracker import MODEL, VERDICT
 
 _HIDDEN = "mlflow."
@@ -36,6 +36,8 @@ def runs(root: Path = ROOT, experiment: str | None = None) -> pl.DataFrame:
         root: folder of the store, see `Store`.
         experiment: only its runs; None for all.
     """
+    if is_unused(root):
+        return pl.DataFrame(schema=_SCHEMA)
     store = Store(root)
     store.close_dead()
     groups = store.experiments(experiment)

@@ -121,6 +121,15 @@ class Store:
                 self.client.set_terminated(run.info.run_id, "FAILED")
 
 
+def is_unused(root: Path) -> bool:
+    """Return whether nothing was ever recorded: the store would be a local one, not yet made.
+
+    Args:
+        root: folder of the store, see `Store`.
+    """
+    return not os.environ.get("MLFLOW_TRACKING_URI") and not (root / DATABASE).exists()
+
+
 def this_process() -> str:
     """Return words that no other process has, on this machine or another."""
     process = psutil.Process()

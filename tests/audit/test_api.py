@@ -1,6 +1,7 @@
 """What a user calls: contracts, nests, verdicts, findings, reports, counter-examples."""
 
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -277,6 +278,28 @@ def test_a_file_is_audited_and_the_exit_code_says_the_verdict(tmp_path):
     for target in (f"{place}:nothing", f"{place}:missing", "nowhere.py:build"):
         with pytest.raises(ContractError):
             audit_file(target, "causal")
+
+
+def test_what_a_target_lacks_is_said_in_a_sentence(tmp_path):
+    place = tmp_path / "model.py"
+    place.write_text(FILE)
+    bare = tmp_path / "bare.py"
+    bare.write_text("number = 3\n")
+    there = f"{place}:build, {place}:bidirectional, {place}:nothing"
+    for target, said in {
+        f"{place}": f"{place}: is named without its function; accepted are {there}",
+        f"{place}:": f"{place}: is named without its function; accepted are {there}",
+        f"{place}:missing": f"{place}: has no function 'missing'; accepted are {there}",
+        f"{bare}:number": f"{bare}: has no function 'number', and defines none; accepted is",
+        "nowhere.py:build": "'nowhere.py' is no file; accepted is FILE.py:FUNCTION",
+        f"{tmp_path}:build": f"'{tmp_path}' is no file; accepted is FILE.py:FUNCTION",
+    }.items():
+        with pytest.raises(ContractError, match=re.escape(said)) as refused:
+            audit_file(target, "causal")
+        assert "Error" not in str(refused.value)
+    bare.write_text("def build():\n    return None.width\n")
+    with pytest.raises(ContractError, match="AttributeError: 'NoneType'"):
+        audit_file(f"{bare}:build", "causal")
 
 
 def test_the_auditor_imports_nothing_else_of_the_package():

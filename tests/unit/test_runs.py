@@ -9,7 +9,8 @@ import pytest
 
 from kt_forecast.errors import InputError
 from kt_forecast.experiment import runs as recorded
-from kt_forecast.experiment.board import Board, Difference, Group, Interval, Row
+from kt_forecast.experiment.board import Board
+from kt_forecast.experiment.board_rows import Difference, Group, Interval, Row
 from kt_forecast.experiment.promote import promote
 from kt_forecast.experiment.stored import RECORD, RUNS, TRACKED, find
 from kt_forecast.report import Verdict
@@ -213,6 +214,19 @@ def test_what_cannot_be_promoted_is_refused(root):
     stored(root, "one", "proved")
     with pytest.raises(InputError, match="alias"):
         promote("one", "not an alias", runs=root)
+
+
+def test_looking_where_nothing_was_recorded_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "mlruns"
+    assert recorded.chosen(root).is_empty()
+    assert recorded.chosen(root, where=["name = demo"], sort="-started").is_empty()
+    with pytest.raises(InputError, match="no run is called 'demo'; the newest are: none yet"):
+        recorded.beside(["demo"], root)
+    for look in (registered, fetched, find):
+        with pytest.raises(InputError, match="kt-forecast promote has given, none yet"):
+            look("demo@champion", root)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_there_as_a_path_is_a_path(tmp_path, monkeypatch):
