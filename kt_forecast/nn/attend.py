@@ -18,7 +18,16 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
-from kt_forecast.nn.windowed import Slots, Steps, in_phase, in_phases, phases, weighed, windowed
+from kt_forecast.nn.windowed import (
+    Beside,
+    Slots,
+    Steps,
+    in_phase,
+    in_phases,
+    phases,
+    weighed,
+    windowed,
+)
 
 Kernel = Literal["auto", "exact", "blocks", "flex", "varying"]
 """``exact``: the mask of all pairs is written; ``varying``: for packed sequences."""
@@ -59,10 +68,15 @@ def attend(
         kernel: ``auto`` for the fastest that fits.
     """
     steps = query.shape[2]
-    if dilation > 1 and document is None:
+    if dilation > 1:
         before = in_phases(before, dilation)
         some = (phases(x, dilation) for x in (query, key, value))
-        return in_phase(attend(*some, window, before=before, kernel=kernel), dilation, steps)
+        if document is not None:
+            # What completes a phase is a document of its own, the last.
+            document = (document - document.max() - 1)[:, None, :, None]
+            document = phases(document, dilation)[:, 0, :, 0]
+        y = attend(*some, window, before=before, document=document, kernel=kernel)
+        return in_phase(y, dilation, steps)
     one_pass = key.shape[2] == steps
     if one_pass and document is None and (window is None or window >= steps):
         return F.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -87,12 +101,49 @@ def attend_weighed(
         kernel = "flex" if flex else "blocks"
     if kernel != "flex":
         return weighed(query, key, value, window, before=before, bias=bias)
-    added = bias.to(query.dtype)
-    most = window - 1
-    mask = _band(steps, window, query.device)
+    # Windows that are learned change all the time, and a kernel is compiled for each.
+    added = F.pad(bias, (0, -window % TILE), value=float("-inf")).to(query.dtype)
+    most = added.shape[1] - 1
+    mask = _band(steps, added.shape[1], query.device)
     # A distance outside the window is hidden by the mask; it only may not be looked up.
     score = lambda s, b, h, q, k: s + added[h, (q - k).clamp(0, most)]  # noqa: ARG005, E731
     return _flex(query, key, value, mask, score)
+
+
+def attend_beside(
+    query: Steps,
+    key: Slots,
+    value: Slots,
+    window: int,
+    rows: tuple[Float[Tensor, "some head row size"], Float[Tensor, "some head row size"]],
+    *,
+    before: Int[Tensor, " batch"] | None = None,
+    kernel: Kernel = "auto",
+) -> Steps:
+    """Do as `attend` within a window, in one softmax with rows that every step reads.
+
+    Args:
+        query: as for `attend`.
+        key: as for `attend`.
+        value: as for `attend`.
+        window: as for `attend`.
+        rows: their keys and values.
+        before: as for `attend`.
+        kernel: ``auto`` for the fastest that fits.
+    """
+    steps = query.shape[2]
+    if kernel == "auto":
+        flex = key.shape[2] == steps and fastest(query, None) == "flex"
+        kernel = "flex" if flex else "blocks"
+    if kernel != "flex":
+        return windowed(query, key, value, window, before=before, beside=Beside(*rows))
+    count = rows[0].shape[2]
+    mask = _band(steps, window, query.device, count)
+    key, value = (
+        torch.cat([F.pad(row, (0, 0, 0, -count % TILE)).expand(len(x), -1, -1, -1), x], 2)
+        for row, x in zip(rows, (key, value), strict=True)
+    )
+    return _flex(query, key, value, mask)
 
 
 def attend_cached(
@@ -193,14 +244,31 @@ def _compiled() -> Any:  # noqa: ANN401
 
 
 @lru_cache(SHAPES)
-def _band(steps: int, window: int, device: torch.device) -> BlockMask:
-    """Return which tiles of keys the tiles of queries read, without a look at pairs of steps."""
+def _band(steps: int, window: int, device: torch.device, rows: int = 0) -> BlockMask:
+    """Return which tiles of keys the tiles of queries read, without a look at pairs of steps.
+
+    Args:
+        steps: of a sequence.
+        window: steps that each reads.
+        device: of the mask.
+        rows: keys before those of the steps, in tiles of their own, which all steps read.
+    """
     tile = torch.arange(-(-steps // TILE), device=device)
     apart = tile[:, None] - tile
     some = (apart >= 0) & (apart * TILE - (TILE - 1) < window)
     full = (apart > 0) & (apart * TILE + (TILE - 1) < window)
-    within = lambda b, h, q, k: (k <= q) & (q - k < window)  # noqa: ARG005, E731
-    return _mask(some[None, None], full[None, None], steps, within)
+    if not rows:
+        within = lambda b, h, q, k: (k <= q) & (q - k < window)  # noqa: ARG005, E731
+        return _mask(some[None, None], full[None, None], (steps, steps), within)
+    ahead = -(-rows // TILE)
+    whole = (torch.arange(ahead, device=device) < rows // TILE).expand(len(tile), -1)
+    some = torch.cat([torch.ones_like(whole), some], 1)
+    full = torch.cat([whole, full], 1)
+    start = ahead * TILE
+    beside = lambda b, h, q, k: (  # noqa: ARG005, E731
+        (k < rows) | ((k >= start) & (k - start <= q) & (q + start - k < window))
+    )
+    return _mask(some[None, None], full[None, None], (steps, start + steps), beside)
 
 
 def _of_documents(document: Tensor, window: int | None) -> BlockMask:
@@ -218,15 +286,16 @@ def _of_documents(document: Tensor, window: int | None) -> BlockMask:
     own = lambda b, h, q, k: (  # noqa: ARG005, E731
         (document[b, q] == document[b, k]) & (k <= q) & (q - k < reach)
     )
-    return _mask(some[:, None], full[:, None], steps, own)
+    return _mask(some[:, None], full[:, None], (steps, steps), own)
 
 
-def _mask(some: Tensor, full: Tensor, steps: int, pairs: Callable[..., Tensor]) -> BlockMask:
-    full = full & (torch.arange(some.shape[2], device=some.device) < steps // TILE)[:, None]
+def _mask(
+    some: Tensor, full: Tensor, lengths: tuple[int, int], pairs: Callable[..., Tensor]
+) -> BlockMask:
+    """Return a mask from the tiles with a pair and those of nothing but pairs."""
+    full = full & (torch.arange(some.shape[2], device=some.device) < lengths[0] // TILE)[:, None]
     parts = [t for tiles in (some & ~full, some & full) for t in _ordered(tiles)]
-    return BlockMask.from_kv_blocks(
-        *parts, BLOCK_SIZE=TILE, mask_mod=pairs, seq_lengths=(steps, steps)
-    )
+    return BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=TILE, mask_mod=pairs, seq_lengths=lengths)
 
 
 def _ordered(tiles: Bool[Tensor, "some 1 query key"]) -> tuple[Tensor, Tensor]:

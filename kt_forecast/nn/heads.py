@@ -1,7 +1,11 @@
 """Attention heads with rotary positions, and a window of the latest steps that they keep."""
 
+from dataclasses import dataclass
+from typing import Any, Self
+
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kt_forecast.nn.attend import Kernel, attend
@@ -12,6 +16,34 @@ from kt_forecast.nn.streams import Span
 Kept = Float[Tensor, "batch _ both"]
 """Rotated keys and values of the steps before, side by side, oldest first."""
 OfHeads = Float[Tensor, "batch head _ size"]
+
+
+@dataclass(frozen=True)
+class Packed(Span):
+    """Where steps stand when rows hold several sequences from their beginning, one after another.
+
+    Attributes:
+        document: numbers of the sequences, which never fall along a row.
+        place: of each step in its sequence.
+    """
+
+    document: Int[Tensor, "batch time"]
+    place: Int[Tensor, "batch time"]
+
+    @classmethod
+    def of(cls, document: Int[Tensor, "batch time"]) -> Self:
+        """Return the span of rows with these sequences."""
+        batch, steps = document.shape
+        none = torch.zeros(batch, dtype=torch.int64, device=document.device)
+        step = torch.arange(steps, device=document.device)
+        begins = F.pad(document[:, 1:] != document[:, :-1], (1, 0), value=True)
+        place = step - torch.where(begins, step, 0).cummax(1).values
+        return cls(none, none + steps, steps, 0, 0, whole=False, document=document, place=place)
+
+    @property
+    def position(self) -> Int[Tensor, "batch time"]:
+        """Return each step's place in its sequence."""
+        return self.place
 
 
 class Heads(nn.Module):
@@ -83,22 +115,20 @@ class WindowAttention(Heads):
     ) -> tuple[Float[Tensor, "batch time width"], Kept]:
         """Return what each step read, and the window after the last step."""
         query, new = self.asked(x, span), self.told(x, span)
+        given: dict[str, Any] = {"dilation": self.dilation, "kernel": self.kernel}
+        if isinstance(span, Packed):
+            document = span.document
+            y = attend(query, *self.halves(new), self.window, document=document, **given)
+            return self.merged(y), state
         both = torch.cat([state, new], 1)
         read, before = (new, None) if begins(span) else (both, span.before)
-        y = attend(
-            query,
-            *self.halves(read),
-            self.window,
-            dilation=self.dilation,
-            before=before,
-            kernel=self.kernel,
-        )
+        y = attend(query, *self.halves(read), self.window, before=before, **given)
         return self.merged(y), trailing(both, state.shape[1], span)
 
 
 def begins(span: Span) -> bool:
     """Return whether all rows stand at their beginning, so that nothing was kept."""
-    return span.uniform and span.low == 0
+    return span.high == 0 and (span.whole or not torch.compiler.is_exporting())
 
 
 def joined(x: OfHeads) -> Float[Tensor, "batch _ width"]:
