@@ -15,6 +15,22 @@ study_app = typer.Typer(
 )
 app.add_typer(study_app, name="study")
 
+STUDIES = "studies"
+"""Folder of what studies leave, among the runs."""
+
+OwnSets = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="A=B",
+        help="Replace a setting of the study; B as JSON writes it. Repeat it.",
+    ),
+]
+Full = Annotated[bool, typer.Option("--full", help="Begin with the sizes that a GPU is asked for.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the JSON and the page; else below --runs.")
+]
+
 
 @study_app.command("pooling")
 def study_pooling(
@@ -65,3 +81,115 @@ def study_history(
     if json is not None:
         json.write_text(study.to_json(), encoding="utf-8")
         say(f"wrote {json}")
+
+
+@study_app.command("reuse")
+def study_reuse(
+    set_: OwnSets = [],
+    full: Full = False,
+    out: Out = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Time Transformer-XL's memory against encoding each window again, and a cached window.
+
+    \b
+    Example:
+      kt-forecast study reuse --set 'windows=[128,512]'
+    """
+    _measure("reuse", set_, full, out or runs / STUDIES, device)
+
+
+@study_app.command("budget")
+def study_budget(
+    set_: OwnSets = [],
+    full: Full = False,
+    out: Out = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Count what Infini-attention's memory saves, and score a cache of equal size.
+
+    \b
+    Example:
+      kt-forecast study budget --set epochs=5
+    """
+    _measure("budget", set_, full, out or runs / STUDIES, device)
+
+
+@study_app.command("needle")
+def study_needle(
+    set_: OwnSets = [],
+    full: Full = False,
+    out: Out = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Ask for an answer after a long history of a student, and of a series.
+
+    \b
+    Example:
+      kt-forecast study needle --set 'systems=["rmt","mamba"]'
+    """
+    _measure("needle", set_, full, out or runs / STUDIES, device)
+
+
+@study_app.command("latency")
+def study_latency(
+    set_: OwnSets = [],
+    full: Full = False,
+    out: Out = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Time one more step, and weigh the state, after short and long histories.
+
+    \b
+    Example:
+      kt-forecast study latency --set segment=1024
+    """
+    _measure("latency", set_, full, out or runs / STUDIES, device)
+
+
+@study_app.command("growth")
+def study_growth(
+    set_: OwnSets = [],
+    full: Full = False,
+    out: Out = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Time training passes, and weigh their memory, as sequences grow.
+
+    \b
+    Example:
+      kt-forecast study growth --full --device cuda
+    """
+    _measure("growth", set_, full, out or runs / STUDIES, device)
+
+
+@study_app.command("page")
+def study_page(
+    file: Annotated[Path, typer.Argument(help="The JSON that a study wrote, on any machine.")],
+) -> None:
+    """Draw the page of a study that was made elsewhere.
+
+    \b
+    Example:
+      kt-forecast study page growth.json
+    """
+    from kt_forecast.studies import draw
+
+    say(f"page: {draw(file).resolve().as_uri()}")
+
+
+def _measure(name: str, sets: list[str], full: bool, out: Path, device: str) -> None:
+    """Run a study and show what it found."""
+    from kt_forecast.studies import run_study
+
+    record = run_study(name, sets, full=full, device=device, out=out, say=say)
+    for table in record.tables:
+        print_table(table.title, table.header, table.rows)
+    for sentence in (*record.answers, *record.how):
+        say(sentence)
+    say(f"page: {(out / f'{name}.html').resolve().as_uri()}")

@@ -1,0 +1,245 @@
+"""What a training pass costs as sequences grow: seconds and peak memory, forward and backward.
+
+Systems that promise a cost linear in the length stand beside exact attention. A pass holds one
+sequence (or as many as are asked for), so that nothing but the length grows.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kt_forecast.errors import InputError
+from kt_forecast.nn.system import auxiliary_loss
+from kt_forecast.studies import words
+from kt_forecast.studies.measuring import computed_in, last_slope, peak_bytes, slope, timed
+from kt_forecast.studies.record import Chart, Row, Table, line
+from kt_forecast.studies.study import Found, Say, Study
+from kt_forecast.studies.systems import StudySettings
+
+STEEPEST = 1.1
+"""The largest exponent that counts as linear."""
+EXACT = "gpt"
+
+
+class GrowthSettings(StudySettings):
+    """Settings of the study of growth.
+
+    Attributes:
+        systems: what is measured; `EXACT` is the attention that they stand beside.
+        lengths: steps of a sequence, ascending.
+        batch: sequences of a pass.
+        limit: seconds that all readings of a length may take by what the length before took; a
+            system stops at the first that would take more.
+    """
+
+    systems: tuple[str, ...] = (
+        EXACT,
+        "transformer_xl",
+        "gtrxl",
+        "compressive_transformer",
+        "infini_transformer",
+        "rmt",
+        "retnet",
+        "mamba",
+        "mamba2",
+        "titans",
+        "ps_gtr",
+    )
+    width: int = Field(32, gt=0)
+    layers: int = Field(1, gt=0)
+    lengths: tuple[int, ...] = (1024, 2048, 4096)
+    batch: int = Field(1, gt=0)
+    limit: float = Field(20.0, gt=0.0)
+
+
+def measure(settings: GrowthSettings, say: Say) -> Found:
+    """Measure every system at every length.
+
+    Raises:
+        InputError: a system or setting is unknown, or lengths do not ascend.
+    """
+    lengths = settings.lengths
+    if len(lengths) < 2 or list(lengths) != sorted(set(lengths)):
+        raise InputError(f"lengths are {list(lengths)}; accepted are two or more that ascend")
+    rows: list[Row] = []
+    for name in settings.systems:
+        for row in _of_system(name, settings):
+            rows.append(row)
+            say(
+                f"{name}, {row['length']:,} steps: "
+                + (
+                    row["left_out"]
+                    if row["left_out"]
+                    else f"{words.seconds(row['seconds'])}, {words.size(row['peak_bytes'])}"
+                )
+            )
+    return shown(settings, rows)
+
+
+def _of_system(name: str, settings: GrowthSettings) -> Iterator[Row]:
+    mixer = settings.mixer(name).train()
+    before: tuple[int, float] | None = None
+    for length in settings.lengths:
+        row = {"system": name, "length": length, "left_out": "", "seconds": math.nan}
+        row |= {"low": math.nan, "high": math.nan, "repeats": 0, "peak_bytes": math.nan}
+        if before is not None:
+            expected = before[1] * (length / before[0]) * (settings.repeats + 1)
+            if expected > settings.limit:
+                yield row | {"left_out": "left out, by the limit of seconds"}
+                return
+        draw = torch.Generator().manual_seed(settings.seed)
+        x = torch.randn(settings.batch, length, settings.width, generator=draw)
+        x = x.to(settings.device).requires_grad_()
+
+        def one_pass(x: Tensor = x) -> None:
+            trained(mixer, x, settings)
+
+        try:
+            if before is None:
+                one_pass()
+            most = peak_bytes(one_pass, settings.device)
+            timing = timed(one_pass, settings.device, repeats=settings.repeats, warm_up=0)
+        except torch.OutOfMemoryError:
+            yield row | {"left_out": "left out, for want of memory"}
+            return
+        before = (length, timing.seconds)
+        yield row | timing.plain() | {"peak_bytes": most}
+
+
+def trained(mixer: Any, x: Tensor, settings: StudySettings) -> None:  # noqa: ANN401
+    """Run a mixer forward and backward, as a step of training does."""
+    with computed_in(settings.device, settings.precision):
+        y, _ = mixer(x)
+    loss = y.float().square().mean()
+    added = auxiliary_loss(mixer, None)
+    (loss if added is None else loss + added).backward()
+    mixer.zero_grad(set_to_none=True)
+    x.grad = None
+
+
+def shown(settings: GrowthSettings, rows: list[Row]) -> Found:
+    """Return exponents, tables and charts of what was measured."""
+    series = {name: _measured(name, rows) for name in settings.systems}
+    slopes = [
+        {
+            "system": name,
+            "exponent": what,
+            "over_all": slope(found["length"], found[what]),
+            "over_the_last": last_slope(found["length"], found[what]),
+            "longest": max(found["length"], default=0),
+        }
+        for name, found in series.items()
+        for what in ("seconds", "peak_bytes")
+        if found["length"]
+    ]
+    by = {(one["system"], one["exponent"]): one for one in slopes}
+    linear = [name for name in series if name != EXACT and (name, "seconds") in by]
+    kept = [
+        name
+        for name in linear
+        if all(by[name, what]["over_all"] <= STEEPEST for what in ("seconds", "peak_bytes"))
+    ]
+    steep = [name for name in linear if name not in kept]
+    answers = [
+        f"{len(kept)} of {len(linear)} systems that promise a cost linear in the length keep to an"
+        f" exponent of at most {STEEPEST} in seconds and in peak memory"
+        + (f"; {words.listed(steep)} did not." if steep else ".")
+    ]
+    if (EXACT, "seconds") in by:
+        exact = by[EXACT, "seconds"]
+        answers.append(
+            f"Exact attention: an exponent of {exact['over_all']:.2f} in seconds,"
+            f" {exact['over_the_last']:.2f} between the two longest."
+        )
+    return Found(
+        answers=tuple(answers),
+        how=(
+            f"Forward and backward of {settings.batch} sequence(s), {settings.layers} layer(s) of"
+            f" width {settings.width}, in {settings.precision}; the median of"
+            f" {settings.repeats} readings after the pass whose memory was read.",
+            "Peak memory is what torch's allocator held at most beyond weights and input.",
+            "Exponents are least squares of logarithms over all lengths; beside them that between"
+            " the two longest, where a machine has least idle.",
+        ),
+        tables=(_exponents(settings, by), _readings(settings, rows)),
+        charts=tuple(
+            Chart(
+                name=what,
+                title=title,
+                caption="Lines of one slope grow alike; a linear cost climbs by the same factor"
+                " as the length.",
+                x="steps of a sequence",
+                y=y,
+                lines=tuple(
+                    line(name=name, x=found["length"], y=[scale * v for v in found[what]])
+                    for name, found in series.items()
+                    if found["length"]
+                ),
+            )
+            for what, title, y, scale in (
+                ("seconds", "Time of a training pass", "seconds", 1.0),
+                ("peak_bytes", "Peak memory of a training pass", "MiB", 2.0**-20),
+            )
+        ),
+        rows=(*rows, *slopes),
+    )
+
+
+def _measured(name: str, rows: list[Row]) -> dict[str, list[int | float]]:
+    own = [row for row in rows if row["system"] == name and not row["left_out"]]
+    return {what: [row[what] for row in own] for what in ("length", "seconds", "peak_bytes")}
+
+
+def _exponents(settings: GrowthSettings, by: dict[tuple[str, str], Row]) -> Table:
+    rows = []
+    for name in settings.systems:
+        if (name, "seconds") not in by:
+            continue
+        cells = [name, words.steps(by[name, "seconds"]["longest"])]
+        for what in ("seconds", "peak_bytes"):
+            one = by[name, what]
+            cells += [words.number(one["over_all"]), words.number(one["over_the_last"])]
+        rows.append(tuple(cells))
+    header = ("system", "longest", "seconds", "at the end", "peak memory", "at the end")
+    return Table(title="Exponents of growth", header=header, rows=tuple(rows))
+
+
+def _readings(settings: GrowthSettings, rows: list[Row]) -> Table:
+    by = {(row["system"], row["length"]): row for row in rows}
+    found = []
+    for name in settings.systems:
+        cells = [name]
+        for length in settings.lengths:
+            row = by.get((name, length))
+            told = row is not None and not row["left_out"]
+            cells.append(
+                f"{words.seconds(row['seconds'])}, {words.size(row['peak_bytes'])}"
+                if told and row is not None
+                else words.ABSENT
+            )
+        found.append(tuple(cells))
+    header = ("system", *(words.steps(length) for length in settings.lengths))
+    return Table(title="Seconds and peak memory", header=header, rows=tuple(found))
+
+
+STUDY = Study(
+    question="What do a training pass's time and memory cost as sequences grow?",
+    settings=GrowthSettings,
+    full={
+        "width": 128,
+        "layers": 2,
+        "precision": "bf16",
+        "lengths": (4096, 16384, 65536, 262144),
+        "limit": 20.0,
+        "own": {
+            "rmt": {"segment": 512},
+            "titans": {"chunk": 256},
+            "compressive_transformer": {"segment": 512, "memory": 512, "compressed": 128},
+        },
+    },
+    run=measure,
+)

@@ -1,0 +1,572 @@
+"""How long is an answer remembered? A few facts, a long history of other things, and a question.
+
+Of a student: some concepts are answered once each, rightly or wrongly by nothing but chance; then
+follow answers on other concepts, as random; then the first concepts are asked again, and each is
+answered as before. Of a series: the first patch of each channel stands above or below nought; then
+follow seasons in any phase; a mark announces the last season, whose phase the first patch decides.
+What remembers nothing is right half of the time.
+
+Distances grow in training from stage to stage and end far below those of the test. The test streams
+one history with carried state, a piece at a time, and asks from the state at every distance.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from kt_forecast.errors import InputError
+from kt_forecast.sequences.interactions import Batch, Vocabulary
+from kt_forecast.studies import words
+from kt_forecast.studies.measuring import computed_in, finish, slope, wilson
+from kt_forecast.studies.record import Chart, Row, Table, line
+from kt_forecast.studies.study import Found, Say, Study
+from kt_forecast.studies.systems import StudySettings, bytes_of
+from kt_forecast.tasks.knowledge_tracing import Tracer, TracingConfig
+
+CHANCE = 0.5
+SURE = 0.98
+"""Share of right answers, over the latest passes, that ends a stage of training."""
+LATEST = 0.9
+"""Weight of the passes before in that share."""
+FIRST_DISTANCE = 3
+"""Logarithm to base two of the shortest distance of the test."""
+NOISE = 0.3
+CLIP = 1.0
+
+
+class NeedleSettings(StudySettings):
+    """Settings of the study of needles.
+
+    Attributes:
+        tasks: ``student``, ``series``.
+        systems: what is trained and asked.
+        facts: answers to remember, or channels of the series.
+        concepts: of a student, those to remember among them.
+        patch: steps of a series in a token.
+        segment: tokens of a segment; training ends at the last of ``stages`` times as many.
+        stages: of training, in segments, ascending.
+        rows: sequences of a training pass.
+        passes: most training passes.
+        seconds: of training, at most.
+        learning_rate: of Adam.
+        farthest: logarithm to base two of the longest distance asked, in steps.
+        asked: histories of the test.
+        piece: tokens that are streamed at a time.
+        within: logarithm to base two of the longest distance of what keeps all keys and values.
+        processes: that train and ask side by side.
+    """
+
+    tasks: tuple[Literal["student", "series"], ...] = ("student", "series")
+    systems: tuple[str, ...] = (
+        "gpt",
+        "transformer_xl",
+        "infini_transformer",
+        "rmt",
+        "retnet",
+        "mamba",
+        "mamba2",
+        "titans",
+    )
+    width: int = Field(32, gt=0)
+    layers: int = Field(2, gt=0)
+    facts: int = Field(4, gt=0)
+    concepts: int = Field(16, gt=1)
+    patch: int = Field(16, gt=1)
+    segment: int = Field(16, gt=3)
+    stages: tuple[float, ...] = (0.25, 1.0, 3.0, 7.0)
+    rows: int = Field(32, gt=0)
+    passes: int = Field(300, gt=0)
+    seconds: float = Field(5.0, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
+    farthest: int = Field(11, gt=FIRST_DISTANCE)
+    asked: int = Field(16, gt=0)
+    piece: int = Field(1024, gt=0)
+    within: int = Field(11, gt=0)
+    processes: int = Field(1, gt=0)
+
+
+Asked = tuple[Any, Tensor]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is remembered, by whom, and what stands between."""
+
+    @property
+    def stride(self) -> int:
+        """Return the steps in a token."""
+        ...
+
+    def model(self, name: str, settings: NeedleSettings) -> nn.Module:
+        """Return what reads tokens: ``model(tokens, state)`` gives predictions and a state."""
+        ...
+
+    def tell(self, rows: int, draw: torch.Generator) -> Asked:
+        """Return the tokens that hold the facts, and the facts by row and number."""
+        ...
+
+    def pass_by(self, rows: int, count: int, place: int, draw: torch.Generator) -> Any:  # noqa: ANN401
+        """Return ``count`` tokens that hold nothing to remember, the first at ``place``."""
+        ...
+
+    def ask(self, facts: Tensor, place: int, draw: torch.Generator) -> Asked:
+        """Return the tokens that ask for the facts, and what is to be told after them."""
+        ...
+
+    def join(self, parts: list[Any]) -> Any:  # noqa: ANN401
+        """Return tokens in a row."""
+        ...
+
+    def judge(self, predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of a pass that ends with the question, and which facts it had right."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudentTask:
+    """Concepts answered once, and asked again."""
+
+    settings: NeedleSettings
+
+    @property
+    def stride(self) -> int:
+        """Return the steps in a token."""
+        return 1
+
+    def model(self, name: str, settings: NeedleSettings) -> nn.Module:
+        """Return a tracer that is told nothing but concepts and answers: no counts, no rates."""
+        system, own = settings.system(name, **sizes(name, settings))
+        tracing = TracingConfig(
+            scheme="shifted", identity=0, rates=False, neighbours=0, counts=False, dropout=0.0
+        )
+        names = tuple(str(number) for number in range(settings.concepts))
+        return Tracer(system, own, tracing, Vocabulary(questions=(), concepts=names))
+
+    def tell(self, rows: int, draw: torch.Generator) -> Asked:
+        """Answer every fact's concept once, in any order."""
+        order = self._order(rows, draw)
+        facts = _whole(2, (rows, self.settings.facts), draw)
+        return self._batch(order, facts.gather(1, order), 0), facts
+
+    def pass_by(self, rows: int, count: int, place: int, draw: torch.Generator) -> Batch:
+        """Answer other concepts, at random."""
+        others = self.settings.concepts - self.settings.facts
+        concept = self.settings.facts + _whole(others, (rows, count), draw)
+        return self._batch(concept, _whole(2, (rows, count), draw), place)
+
+    def ask(self, facts: Tensor, place: int, draw: torch.Generator) -> Asked:
+        """Ask the facts' concepts again, in any order."""
+        order = self._order(len(facts), draw)
+        wanted = facts.gather(1, order)
+        return self._batch(order, wanted, place), wanted
+
+    def join(self, parts: list[Batch]) -> Batch:
+        """Return batches one after the other."""
+        whole = {
+            name: torch.cat([getattr(part, name) for part in parts], 1)
+            for name, value in vars(parts[0]).items()
+            if isinstance(value, Tensor)
+        }
+        return Batch(**whole, bundles=False)
+
+    def judge(self, predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of the questions asked again, and which were right."""
+        logits = predicted[:, -wanted.shape[1] :].float()
+        loss = F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype))
+        return loss, (logits > 0) == wanted.bool()
+
+    def _order(self, rows: int, draw: torch.Generator) -> Tensor:
+        shape = (rows, self.settings.facts)
+        return torch.rand(shape, generator=draw, device=draw.device).argsort(1)
+
+    def _batch(self, concept: Tensor, response: Tensor, place: int) -> Batch:
+        rows, steps = concept.shape
+        event = torch.arange(place, place + steps, device=concept.device).expand(rows, -1)
+        real = torch.ones_like(concept, dtype=torch.bool)
+        return Batch(
+            question=torch.zeros_like(concept),
+            concepts=concept[..., None] + 1,
+            response=response,
+            event=event,
+            seconds=torch.zeros(rows, steps, device=concept.device),
+            extras=torch.zeros(rows, steps, 0, device=concept.device),
+            real=real,
+            scored=real,
+            place=event,
+            bundles=False,
+        )
+
+
+class SeriesReader(nn.Module):
+    """Patches of a series into a mixer, and the next patch out of it."""
+
+    def __init__(self, mixer: nn.Module, numbers: int, width: int) -> None:
+        super().__init__()
+        self.embed, self.mixer = nn.Linear(numbers, width), mixer
+        self.head = nn.Linear(width, numbers)
+
+    def init_state(self, batch: int) -> Any:  # noqa: ANN401
+        """Return the state before the first patch."""
+        return self.mixer.init_state(batch)  # type: ignore[operator]
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:  # noqa: ANN401
+        """Return a forecast of the patch after each, and the state."""
+        y, state = self.mixer(self.embed(x), state)
+        return self.head(y), state
+
+
+@dataclass(frozen=True)
+class SeriesTask:
+    """A regime told by the first patch, which decides the phase of the last season."""
+
+    settings: NeedleSettings
+
+    @property
+    def stride(self) -> int:
+        """Return the steps in a token."""
+        return self.settings.patch
+
+    def model(self, name: str, settings: NeedleSettings) -> nn.Module:
+        """Return a reader of patches."""
+        system, own = settings.system(name, **sizes(name, settings))
+        assert system.build is not None  # noqa: S101 - the study's systems are mixers
+        numbers = settings.facts * settings.patch
+        return SeriesReader(system.build(own), numbers, settings.width)
+
+    def tell(self, rows: int, draw: torch.Generator) -> Asked:
+        """Stand each channel above or below nought."""
+        facts = _whole(2, (rows, self.settings.facts), draw)
+        level = (2.0 * facts - 1.0)[..., None].expand(-1, -1, self.settings.patch)
+        return self._patches(level[:, None], draw), facts
+
+    def pass_by(self, rows: int, count: int, place: int, draw: torch.Generator) -> Tensor:
+        """Return seasons whose phases tell nothing."""
+        del place
+        shape = (rows, count, self.settings.facts, 1)
+        phase = 2 * torch.pi * torch.rand(shape, generator=draw, device=draw.device)
+        return self._patches((self._angle(draw) + phase).sin(), draw)
+
+    def ask(self, facts: Tensor, place: int, draw: torch.Generator) -> Asked:
+        """Announce the last season by a ramp; what is wanted is that season."""
+        del place
+        ramp = torch.linspace(-2.0, 2.0, self.settings.patch, device=facts.device)
+        mark = ramp.expand(len(facts), 1, self.settings.facts, -1)
+        sign = (2.0 * facts - 1.0)[..., None]
+        return self._patches(mark, draw), sign * self._angle(draw).sin()
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """Return patches one after the other."""
+        return torch.cat(parts, 1)
+
+    def judge(self, predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the squared error of the last season, and which phases were right."""
+        forecast = predicted[:, -1].float().unflatten(1, wanted.shape[1:])
+        return F.mse_loss(forecast, wanted), (forecast * wanted).sum(2) > 0
+
+    def _angle(self, draw: torch.Generator) -> Tensor:
+        step = torch.arange(self.settings.patch, device=draw.device)
+        return 2 * torch.pi * step / self.settings.patch
+
+    def _patches(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        noise = torch.randn(x.shape, generator=draw, device=draw.device)
+        return (x + NOISE * noise).flatten(2)
+
+
+def _whole(high: int, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+    return torch.randint(0, high, shape, generator=draw, device=draw.device)
+
+
+TASKS: dict[str, type[StudentTask | SeriesTask]] = {"student": StudentTask, "series": SeriesTask}
+
+
+def sizes(name: str, settings: NeedleSettings) -> dict[str, Any]:
+    """Return the settings of a system by the length of a segment.
+
+    Retention's slowest head hardly fades within the longest distance asked, so that what it forgets
+    it does not forget by construction.
+    """
+    segment = settings.segment
+    return {
+        "transformer_xl": {"window": segment, "segment": segment},
+        "infini_transformer": {"segment": segment},
+        "rmt": {"segment": segment, "slots": 10},
+        "titans": {"chunk": segment, "window": segment},
+        "retnet": {"longest": float(2**settings.farthest)},
+    }.get(name, {})
+
+
+def measure(settings: NeedleSettings, say: Say) -> Found:
+    """Train and ask every system on every task.
+
+    Raises:
+        InputError: a system or setting is unknown, or does not fit another.
+    """
+    if settings.facts >= settings.concepts:
+        raise InputError(
+            f"facts={settings.facts} and concepts={settings.concepts}; accepted are fewer facts"
+            " than concepts"
+        )
+    for name in settings.systems:
+        settings.system(name, **sizes(name, settings))
+    jobs = [(settings, task, name) for task in settings.tasks for name in settings.systems]
+    rows: list[Row] = []
+    for found in _worked(jobs, settings.processes):
+        rows += found
+        say(_sentence(found))
+    return shown(settings, rows)
+
+
+def _worked(jobs: list[tuple[NeedleSettings, str, str]], processes: int) -> Iterator[list[Row]]:
+    if processes == 1:
+        yield from map(_one, jobs)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield from pool.map(_one, jobs)
+
+
+def _one(job: tuple[NeedleSettings, str, str]) -> list[Row]:
+    """Train and ask one system on one task."""
+    settings, name = job[0], job[2]
+    task = TASKS[job[1]](settings)
+    torch.manual_seed(settings.seed)
+    model = task.model(name, settings).to(settings.device)
+    learned = train(model, task, settings)
+    base = {"task": job[1], "system": name, **learned}
+    return [base | row for row in asked(model, task, name, settings)]
+
+
+def train(model: nn.Module, task: Task, settings: NeedleSettings) -> Row:
+    """Train over growing distances; return how far it came and how well it knew that."""
+    draw = torch.Generator(settings.device).manual_seed(settings.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=0.01)
+    began, stage, sure, done = time.perf_counter(), 0, CHANCE, 0
+    model.train()
+    for done in range(1, settings.passes + 1):
+        share = done / settings.passes
+        for group in optimizer.param_groups:
+            warm = min(1.0, done / 50)
+            group["lr"] = settings.learning_rate * warm * min(1.0, 3 * (1 - share) + 0.05)
+        longest = int(settings.stages[stage] * settings.segment)
+        between = int(torch.randint(0, longest + 1, (), generator=draw, device=draw.device))
+        begin, facts = task.tell(settings.rows, draw)
+        place = settings.facts
+        passed = task.pass_by(settings.rows, between, place, draw)
+        question, wanted = task.ask(facts, place + between, draw)
+        with computed_in(settings.device, settings.precision):
+            predicted, _ = model(task.join([begin, passed, question]))
+        loss, right = task.judge(predicted, wanted)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        sure = LATEST * sure + (1 - LATEST) * float(right.float().mean())
+        if sure > SURE and stage + 1 < len(settings.stages):
+            stage, sure = stage + 1, CHANCE
+        if time.perf_counter() - began > settings.seconds:
+            break
+    return {
+        "passes": done,
+        "trained_seconds": time.perf_counter() - began,
+        "trained_steps": int(settings.stages[stage] * settings.segment) * task.stride,
+        "trained_share": sure,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+@torch.no_grad()
+def asked(model: Any, task: Task, name: str, settings: NeedleSettings) -> Iterator[Row]:  # noqa: ANN401
+    """Stream one history and ask at every distance; yield a row for each."""
+    draw = torch.Generator(settings.device).manual_seed(settings.seed + 1)
+    model.eval()
+    cuda = torch.device(settings.device).type == "cuda"
+    begin, facts = task.tell(settings.asked, draw)
+    _, state = model(begin, model.init_state(settings.asked))
+    last = settings.within if name == "gpt" else settings.farthest
+    behind = 0
+    for power in range(FIRST_DISTANCE, last + 1):
+        tokens = 2**power // task.stride
+        if tokens == behind:
+            continue
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(settings.device)
+        finish(settings.device)
+        began, read = time.perf_counter(), tokens - behind
+        while behind < tokens:
+            count = min(settings.piece, tokens - behind)
+            piece = task.pass_by(settings.asked, count, settings.facts + behind, draw)
+            _, state = model(piece, state)
+            behind += count
+        finish(settings.device)
+        seconds = time.perf_counter() - began
+        question, wanted = task.ask(facts, settings.facts + behind, draw)
+        predicted, _ = model(question, state)
+        _, right = task.judge(predicted, wanted)
+        known, count = int(right.sum()), right.numel()
+        low, high = wilson(known, count)
+        yield {
+            "distance": tokens * task.stride,
+            "right": known,
+            "asked": count,
+            "accuracy": known / count,
+            "low": low,
+            "high": high,
+            "seconds": seconds,
+            "seconds_a_step": seconds / (read * task.stride),
+            "state_bytes": bytes_of(state) // settings.asked,
+            "peak_bytes": torch.cuda.max_memory_allocated(settings.device) if cuda else None,
+        }
+
+
+def _sentence(rows: list[Row]) -> str:
+    first, last = rows[0], rows[-1]
+    return (
+        f"{first['task']}, {first['system']}: trained to {first['trained_steps']:,} steps"
+        f" ({first['passes']:,} passes, {first['trained_share']:.0%} right); "
+        f"{first['accuracy']:.0%} right after {first['distance']:,} steps,"
+        f" {last['accuracy']:.0%} after {last['distance']:,}"
+    )
+
+
+def reach(rows: list[Row]) -> int:
+    """Return the longest distance up to which every interval lies above chance."""
+    found = 0
+    for row in sorted(rows, key=lambda row: row["distance"]):
+        if row["low"] <= CHANCE:
+            break
+        found = row["distance"]
+    return found
+
+
+def shown(settings: NeedleSettings, rows: list[Row]) -> Found:
+    """Return reaches, tables and charts of what was measured."""
+    by = {
+        (task, name): [row for row in rows if (row["task"], row["system"]) == (task, name)]
+        for task in settings.tasks
+        for name in settings.systems
+    }
+    answers = []
+    for task in settings.tasks:
+        far = {name: reach(by[task, name]) for name in settings.systems}
+        told = sorted(far.items(), key=lambda pair: -pair[1])
+        words_ = words.listed(f"{name} {distance:,}" for name, distance in told)
+        answers.append(f"Steps of a {task} over which more than chance is remembered: {words_}.")
+    return Found(
+        answers=tuple(answers),
+        how=(
+            f"{settings.layers} layer(s) of width {settings.width}; trained with AdamW for at most"
+            f" {settings.passes:,} passes of {settings.rows} sequences or"
+            f" {settings.seconds:g} seconds, the distance growing to"
+            f" {int(settings.stages[-1] * settings.segment)} tokens; seed {settings.seed}.",
+            f"Asked in one stream of {settings.asked} histories with carried state,"
+            f" {settings.piece:,} tokens at a time; {settings.facts} facts a history; intervals at"
+            " 95 % (Wilson).",
+            "A reach is the longest distance up to which no interval holds chance.",
+            "Times are of streams that may have run side by side: they show growth, not speed."
+            if settings.processes > 1
+            else "Times are of one stream at a time.",
+            f"What keeps all keys and values is asked up to {2**settings.within:,} steps.",
+        ),
+        tables=tuple(_table(task, settings, by) for task in settings.tasks),
+        charts=tuple(chart for task in settings.tasks for chart in _charts(task, settings, by)),
+        rows=tuple(rows),
+    )
+
+
+def _table(task: str, settings: NeedleSettings, by: dict[tuple[str, str], list[Row]]) -> Table:
+    found = []
+    for name in settings.systems:
+        rows = by[task, name]
+        x = [row["distance"] for row in rows]
+        total, sums = 0.0, []
+        for row in rows:
+            total += row["seconds"]
+            sums.append(total)
+        half = len(rows) // 2
+        found.append(
+            (
+                name,
+                words.steps(rows[0]["trained_steps"]),
+                words.steps(reach(rows)),
+                f"{rows[-1]['accuracy']:.3f} [{rows[-1]['low']:.3f}, {rows[-1]['high']:.3f}]",
+                words.steps(x[-1]),
+                words.number(slope(x[half:], sums[half:])),
+                words.size(rows[-1]["state_bytes"]),
+                words.number(rows[-1]["state_bytes"] / rows[half]["state_bytes"], 3),
+            )
+        )
+    return Table(
+        title=f"Needles in the history of a {task}",
+        header=(
+            "system",
+            "trained to",
+            "reach",
+            "right at the end",
+            "asked up to",
+            "exponent of time",
+            "state",
+            "of that halfway",
+        ),
+        rows=tuple(found),
+    )
+
+
+def _charts(
+    task: str, settings: NeedleSettings, by: dict[tuple[str, str], list[Row]]
+) -> Iterator[Chart]:
+    kinds = (
+        ("accuracy", "What is still known", "share of facts right", False),
+        ("seconds_a_step", "Time of a streamed step", "seconds a step", True),
+        ("peak_bytes", "Peak memory of the stream", "bytes", True),
+    )
+    for what, title, y, log in kinds:
+        if any(row[what] is None for rows in by.values() for row in rows):
+            continue
+        yield Chart(
+            name=f"{task}_{what}",
+            title=f"{title}: {task}",
+            caption="The dashed line is chance."
+            if what == "accuracy"
+            else "What is level costs the same after any history.",
+            x="steps between a fact and its question",
+            y=y,
+            log=log,
+            level=CHANCE if what == "accuracy" else float("nan"),
+            lines=tuple(
+                line(
+                    name=name,
+                    x=tuple(row["distance"] for row in by[task, name]),
+                    y=tuple(row[what] for row in by[task, name]),
+                    low=tuple(row["low"] for row in by[task, name]) if what == "accuracy" else (),
+                    high=tuple(row["high"] for row in by[task, name]) if what == "accuracy" else (),
+                )
+                for name in settings.systems
+            ),
+        )
+
+
+STUDY = Study(
+    question="How long is an answer remembered?",
+    settings=NeedleSettings,
+    full={
+        "width": 64,
+        "segment": 64,
+        "stages": (0.25, 1.0, 2.0, 3.0, 5.0, 7.0),
+        "rows": 128,
+        "passes": 3000,
+        "seconds": 55.0,
+        "farthest": 20,
+        "asked": 64,
+        "piece": 8192,
+        "within": 14,
+        "processes": 16,
+    },
+    run=measure,
+)
