@@ -53,7 +53,7 @@ def for_decayed(key: Tensor, value: Tensor) -> Recurrence | None:
     rough = _rough(value)
     even = key.shape[3] % 2 == 0 and value.shape[3] % 2 == 0
     if "package" in _allowed.get() and rough and even and (found := _found("fla.ops.simple_gla")):
-        return partial(_by_fla, found.chunk_simple_gla)
+        return partial(_untraced(_by_fla), found.chunk_simple_gla)
     if "own" in _allowed.get() and find_spec("triton") and key.shape[3] <= MOST_KEYS:
         from kt_forecast.nn.fused_decayed import decayed
 
@@ -67,7 +67,7 @@ def for_scan(u: Tensor, states: int) -> Recurrence | None:
         return None
     interface = "mamba_ssm.ops.selective_scan_interface"
     if "package" in _allowed.get() and (found := _found(interface)):
-        return partial(_by_mamba_ssm, found.selective_scan_fn)
+        return partial(_untraced(_by_mamba_ssm), found.selective_scan_fn)
     if "own" in _allowed.get() and find_spec("triton") and states <= MOST_STATES:
         from kt_forecast.nn.fused_scan import selective_scan
 
@@ -94,7 +94,12 @@ def _found(name: str) -> ModuleType | None:
         return None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@cache
+def _untraced(run: Recurrence) -> Recurrence:
+    """Keep the compiler out; decorating would load it wherever this module is loaded."""
+    return torch.compiler.disable(run)
+
+
 def _by_fla(
     run: Callable[..., tuple[Tensor, Tensor]],
     query: Tensor,
@@ -121,7 +126,6 @@ def _by_fla(
     return y.transpose(1, 2).float(), last
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _by_mamba_ssm(
     run: Callable[..., Tensor],
     u: Tensor,
