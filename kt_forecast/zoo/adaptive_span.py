@@ -86,7 +86,9 @@ class Spanned(Heads):
     def bias(self, window: int) -> Float[Tensor, "head {window}"]:
         """Return the logarithm of how much a step so many steps ago counts for each head."""
         ago = torch.arange(window, device=self.share.device)
-        counts = ((self.ramp + self.span[:, None] - ago) / self.ramp).clamp(0.0, 1.0)
+        counts = (self.ramp + self.span[:, None] - ago) / self.ramp
+        # Where a step counts in full, and be it just so, a longer span changes nothing.
+        counts = counts.where(counts < 1.0, 1.0)
         least = torch.finfo(counts.dtype).tiny
         return counts.clamp_min(least).log().where(counts > 0, float("-inf"))
 

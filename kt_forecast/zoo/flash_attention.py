@@ -120,12 +120,12 @@ class FlashAttention(Stack):
             return super().forward(x, state, valid=valid, reset=reset)
         sequence = reset.cumsum(1)
         if valid is None:
-            return self._run(x, self.init_state(0), Packed.of(sequence))[0], None
+            return self._run(x, self.init_state(len(x)), Packed.of(sequence))[0], None
         order = (~valid).int().argsort(dim=1, stable=True)
         # Padding stands on the right, as a document of its own.
         sequence = sequence.where(valid, sequence[:, -1:] + 1).gather(1, order)
         place = order[..., None].expand_as(x)
-        y, _ = self._run(x.gather(1, place), self.init_state(0), Packed.of(sequence))
+        y, _ = self._run(x.gather(1, place), self.init_state(len(x)), Packed.of(sequence))
         return torch.zeros_like(y).scatter(1, place, y), None
 
 
