@@ -46,3 +46,4 @@ bench: $(STAMP) ## measure speed and memory against plain loops; takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_forecast.py
 	$(BIN)/python tests/benchmarks/bench_audit.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_logging.py
+	for study in reuse budget needle latency growth; do $(BIN)/python -m kt_forecast.studies $$study || exit; done

@@ -40,6 +40,10 @@ FIRST_DISTANCE = 3
 """Logarithm to base two of the shortest distance of the test."""
 NOISE = 0.3
 CLIP = 1.0
+WARM_UP = 50
+"""Passes over which the rate of learning rises."""
+LEAST_RATE = 0.05
+"""Share of the rate of learning that is left at the end."""
 
 
 class NeedleSettings(StudySettings):
@@ -350,10 +354,11 @@ def train(model: nn.Module, task: Task, settings: NeedleSettings) -> Row:
     began, stage, sure, done = time.perf_counter(), 0, CHANCE, 0
     model.train()
     for done in range(1, settings.passes + 1):
-        share = done / settings.passes
+        elapsed = time.perf_counter() - began
+        share = max(done / settings.passes, elapsed / settings.seconds)
+        fall = min(1.0, 3 * max(0.0, 1 - share) + LEAST_RATE)
         for group in optimizer.param_groups:
-            warm = min(1.0, done / 50)
-            group["lr"] = settings.learning_rate * warm * min(1.0, 3 * (1 - share) + 0.05)
+            group["lr"] = settings.learning_rate * min(1.0, done / WARM_UP) * fall
         longest = int(settings.stages[stage] * settings.segment)
         between = int(torch.randint(0, longest + 1, (), generator=draw, device=draw.device))
         begin, facts = task.tell(settings.rows, draw)
@@ -389,7 +394,7 @@ def asked(model: Any, task: Task, name: str, settings: NeedleSettings) -> Iterat
     cuda = torch.device(settings.device).type == "cuda"
     begin, facts = task.tell(settings.asked, draw)
     _, state = model(begin, model.init_state(settings.asked))
-    last = settings.within if name == "gpt" else settings.farthest
+    last = min(settings.within, settings.farthest) if name == "gpt" else settings.farthest
     behind = 0
     for power in range(FIRST_DISTANCE, last + 1):
         tokens = 2**power // task.stride
