@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kt_forecast.nn.rates import trailing
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import State
 
 SEGMENTS_KEPT = 16
@@ -282,11 +282,7 @@ class SegmentStack(nn.Module):
         Returns:
             One vector a step, and the state afterwards (None for a pass without ``state``).
         """
-        nothing = self.init_state(len(x)) if state is None else state
-        if state is None and valid is None and reset is None:
-            return self._run(x, nothing, Span.beginning(x))[0], None
-        y, after = in_turn(self._run, x, nothing, valid, reset)
-        return y, None if state is None else after
+        return streamed(self._run, self.init_state, x, state, valid, reset)
 
     def _run(self, x: Tensor, state: SegmentState, span: Span) -> tuple[Tensor, SegmentState]:
         # Only gradients depend on where segments lie.

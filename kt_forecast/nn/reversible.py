@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.stack import Stack, StackState
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, streamed
 
 Pair = tuple[Tensor, Tensor]
 
@@ -176,10 +176,7 @@ class ReversibleStack(Stack):
         kept = state is not None or reset is not None
         if kept or not (self.training and torch.is_grad_enabled()):
             return super().forward(x, state, valid=valid, reset=reset)
-        empty = self._nothing(len(x))
-        if valid is None:
-            return self._recomputed(x, empty, Span.beginning(x))[0], None
-        return in_turn(self._recomputed, x, empty, valid, None)[0], None
+        return streamed(self._recomputed, self._nothing, x, None, valid, None)
 
     def _run(self, x: Tensor, state: StackState, span: Span) -> tuple[Tensor, StackState]:
         pair, after = (x, x), []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kt_forecast.errors import InputError
 from kt_forecast.nn.feedforward import FeedForward
-from kt_forecast.nn.streams import Span, by_masks, in_turn
+from kt_forecast.nn.streams import Span, by_masks, streamed
 from kt_forecast.nn.system import State
 
 
@@ -129,14 +129,12 @@ class Stack(nn.Module):
         Returns:
             One vector a step, and the state afterwards (None for a pass without ``state``).
         """
-        carried = self._nothing(x.shape[0]) if state is None else state
-        if state is None and valid is None and reset is None:
-            return self._run(x, carried, Span.beginning(x))[0], None
-        if torch.compiler.is_exporting() and reset is None:
-            valid = x.new_ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
-            y, after = by_masks(self._run, x, carried, valid)
-        else:
-            y, after = in_turn(self._run, x, carried, valid, reset)
+        plain = reset is not None or (state is None and valid is None)
+        if plain or not torch.compiler.is_exporting():
+            return streamed(self._run, self._nothing, x, state, valid, reset)
+        carried = self._nothing(len(x)) if state is None else state
+        valid = x.new_ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
+        y, after = by_masks(self._run, x, carried, valid)
         return y, None if state is None else after
 
     def _run(self, x: Tensor, state: StackState, span: Span) -> tuple[Tensor, StackState]:

@@ -88,6 +88,34 @@ class Span:
         return Span(before, count, length, low, high, whole=self.uniform)
 
 
+def streamed(
+    run: Callable[[Tensor, S, Span], tuple[Tensor, S]],
+    nothing: Callable[[int], S],
+    x: Float[Tensor, "batch time width"],
+    state: S | None,
+    valid: Bool[Tensor, "batch time"] | None,
+    reset: Bool[Tensor, "batch time"] | None,
+) -> tuple[Float[Tensor, "batch time width"], S | None]:
+    """Run at once over steps that begin their sequences, else over those of each in turn.
+
+    Args:
+        run: as for `in_turn`.
+        nothing: returns the state of a batch before its first step.
+        x: steps.
+        state: what earlier passes left behind; None at the start.
+        valid: False at padding.
+        reset: True at the first step of a new sequence.
+
+    Returns:
+        One vector a step, and the state afterwards (None for a pass without ``state``).
+    """
+    carried = nothing(len(x)) if state is None else state
+    if state is None and valid is None and reset is None:
+        return run(x, carried, Span.beginning(x))[0], None
+    y, after = in_turn(run, x, carried, valid, reset)
+    return y, None if state is None else after
+
+
 def in_turn(
     run: Callable[[Tensor, S, Span], tuple[Tensor, S]],
     x: Float[Tensor, "batch time width"],

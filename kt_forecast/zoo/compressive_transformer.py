@@ -35,7 +35,7 @@ from kt_forecast.config import Range, tunable
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.relative import Grid, RelativeAttention
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 
@@ -267,16 +267,11 @@ class CompressiveTransformer(nn.Module):
         Returns:
             One vector a step, and the state afterwards (None for a pass without ``state``).
         """
-        nothing = self.init_state(len(x)) if state is None else state
         # One more number a step holds what is lost there.
-        x = F.pad(x, (0, 1))
-        if state is None and valid is None and reset is None:
-            y, after = self._run(x, nothing, Span.beginning(x))
-        else:
-            y, after = in_turn(self._run, x, nothing, valid, reset)
+        y, after = streamed(self._run, self.init_state, F.pad(x, (0, 1)), state, valid, reset)
         if self.training and torch.is_grad_enabled():
             self.auxiliary = self.config.reconstruction * y[..., -1]
-        return y[..., :-1], None if state is None else after
+        return y[..., :-1], after
 
     def _run(
         self, x: Tensor, state: CompressiveState, span: Span

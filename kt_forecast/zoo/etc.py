@@ -41,7 +41,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.relative import Grid
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 SEGMENTS_KEPT = 16
@@ -254,7 +254,7 @@ class Layout:
 
 def kept_steps(config: ETCConfig) -> int:
     """Return how many steps before a segment its steps and its token read."""
-    return max(config.window - 1, (config.sources - 1) * config.segment, config.segment - 1)
+    return max(config.window, config.sources * config.segment) - 1
 
 
 class ETC(nn.Module):
@@ -298,11 +298,7 @@ class ETC(nn.Module):
             One vector a step, and the state afterwards (None for a pass without ``state``).
         """
         run = self._whole if self.config.published else self._run
-        carried = self._nothing(len(x)) if state is None else state
-        if state is None and valid is None and reset is None:
-            return run(x, carried, Span.beginning(x))[0], None
-        y, after = in_turn(run, x, carried, valid, reset)
-        return y, None if state is None else after
+        return streamed(run, self._nothing, x, state, valid, reset)
 
     def _nothing(self, batch: int) -> ETCState:
         new, config = self.token.new_zeros, self.config
@@ -313,7 +309,7 @@ class ETC(nn.Module):
 
     def _run(self, x: Tensor, state: ETCState, span: Span) -> tuple[Tensor, ETCState]:
         layout = Layout.of(span, self.config, self.labels)
-        tokens = self.token.expand(len(x), layout.made.length, -1)
+        tokens = self.token.repeat(len(x), layout.made.length, 1)
         steps_kept, tokens_kept = [], []
         for layer, steps, older in zip(self.layers, state.steps, state.tokens, strict=True):
             query, both = layer.read(x)
@@ -372,7 +368,7 @@ class ETC(nn.Module):
         among = self.labels.apart(number[:, None] - number)
         token_kind = torch.cat([owned, among], -1)[None]
         token_there = torch.cat([span.real[:, None], there], -1)[:, None]
-        tokens = self.token.expand(len(x), count, -1)
+        tokens = self.token.repeat(len(x), count, 1)
         for layer in self.layers:
             query, both = layer.read(x)
             asking, told = layer.read(tokens)

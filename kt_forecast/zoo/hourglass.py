@@ -16,6 +16,7 @@ Departures from the paper:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Self
 
 from jaxtyping import Bool, Float, Int
@@ -26,7 +27,7 @@ from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Cache, CausalAttention
 from kt_forecast.nn.layer import Layer
 from kt_forecast.nn.rates import held, latest
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 
@@ -176,12 +177,8 @@ class Hourglass(nn.Module):
         Returns:
             One vector a step, and the state afterwards (None for a pass without ``state``).
         """
-        if state is None and valid is None and reset is None:
-            nothing = self._nothing(len(x), cached=False)
-            return self._run(x, nothing, Span.beginning(x))[0], None
-        carried = self.init_state(len(x)) if state is None else state
-        y, after = in_turn(self._run, x, carried, valid, reset)
-        return y, None if state is None else after
+        nothing = partial(self._nothing, cached=valid is not None or reset is not None)
+        return streamed(self._run, nothing, x, state, valid, reset)
 
     def _nothing(self, batch: int, *, cached: bool) -> HourglassState:
         zeros = self.norm.weight.new_zeros(batch, len(self.norm.weight))

@@ -42,7 +42,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.probsparse import ProbSparse, Seen
 from kt_forecast.nn.rates import held, latest, trailing
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 from kt_forecast.sequences.series import Window, WindowShape
 
@@ -260,11 +260,7 @@ class Informer(nn.Module):
         Returns:
             One vector a step, and the state afterwards (None for a pass without ``state``).
         """
-        nothing = self._nothing(len(x)) if state is None else state
-        if state is None and valid is None and reset is None:
-            return self._run(x, nothing, Span.beginning(x))[0], None
-        y, after = in_turn(self._run, x, nothing, valid, reset)
-        return y, None if state is None else after
+        return streamed(self._run, self._nothing, x, state, valid, reset)
 
     def _nothing(self, batch: int) -> InformerState:
         weight = self.norm.weight

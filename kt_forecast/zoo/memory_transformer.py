@@ -25,7 +25,7 @@ from kt_forecast.config import Range, tunable
 from kt_forecast.errors import InputError
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.prefix import Kept, PrefixAttention
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 Number = TypeVar("Number", int, Tensor)
@@ -155,11 +155,7 @@ class MemoryTransformer(nn.Module):
             One vector a step, and the caches afterwards (None for a pass without ``state``).
         """
         run = self._run if self.every is None else self._among_blocks
-        nothing = self._nothing(len(x))
-        if state is None and valid is None and reset is None:
-            return run(x, nothing, Span.beginning(x))[0], None
-        y, after = in_turn(run, x, nothing if state is None else state, valid, reset)
-        return y, None if state is None else after
+        return streamed(run, self._nothing, x, state, valid, reset)
 
     def _nothing(self, batch: int) -> MemoryTransformerState:
         count = torch.zeros(batch, dtype=torch.int64, device=self.memory.device)

@@ -27,7 +27,7 @@ from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Rotary
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.segments import Piece, Segments, chosen
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 
@@ -162,11 +162,7 @@ class RMT(nn.Module):
         Returns:
             One vector a step, and the state afterwards (None for a pass without ``state``).
         """
-        carried = self.init_state(len(x)) if state is None else state
-        if state is None and valid is None and reset is None:
-            return self._run(x, carried, Span.beginning(x))[0], None
-        y, after = in_turn(self._run, x, carried, valid, reset)
-        return y, None if state is None else after
+        return streamed(self._run, self.init_state, x, state, valid, reset)
 
     def _run(self, x: Tensor, state: RMTState, span: Span) -> tuple[Tensor, RMTState]:
         segments = Segments(span, self.segment)

@@ -45,7 +45,7 @@ from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.neural_memory import Memory, NeuralMemory, settled
 from kt_forecast.nn.prefix import PrefixAttention
 from kt_forecast.nn.segments import Piece, Segments, chosen
-from kt_forecast.nn.streams import Span, in_turn
+from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
 FORMS = ("mag", "mac", "mal", "lmm")
@@ -310,11 +310,7 @@ class Titans(nn.Module):
         Returns:
             One vector a step, and the state afterwards (None for a pass without ``state``).
         """
-        carried = self._nothing(len(x)) if state is None else state
-        if state is None and valid is None and reset is None:
-            return self._run(x, carried, Span.beginning(x))[0], None
-        y, after = in_turn(self._run, x, carried, valid, reset)
-        return y, None if state is None else after
+        return streamed(self._run, self._nothing, x, state, valid, reset)
 
     def _nothing(self, batch: int) -> TitansState:
         count = torch.zeros(batch, dtype=torch.int64, device=self.norm.weight.device)
