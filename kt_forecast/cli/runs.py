@@ -102,7 +102,7 @@ def promote(
 @app.command()
 def compare(
     what: Annotated[
-        list[str], typer.Argument(help="Runs, or recipes, which are trained where they were not.")
+        list[str], typer.Argument(help="Runs, or recipes, which are trained where they were not; or boards of --json.")
     ],
     system: Annotated[
         list[str],

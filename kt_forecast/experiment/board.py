@@ -3,12 +3,22 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from kt_forecast.experiment.board_rows import HEADER, SIGNIFICANT, Failure, Group
+from kt_forecast.errors import InputError
+from kt_forecast.experiment.board_rows import (
+    HEADER,
+    SIGNIFICANT,
+    Difference,
+    Failure,
+    Group,
+    Interval,
+    Row,
+)
 from kt_forecast.experiment.standings import COLUMNS, Standing, standings, table_of
 
 MEANS = {
@@ -91,6 +101,24 @@ class Board:
         plain = asdict(self) | {"standings": [asdict(one) for one in self.standings()]}
         return json.dumps(_finite(plain), indent=1, allow_nan=False)
 
+    @classmethod
+    def read(cls, path: Path) -> "Board":
+        """Return the board that `to_json` has written to a file.
+
+        Raises:
+            InputError: there is no such file, or it holds something else.
+        """
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            groups = tuple(_stored_group(group) for group in plain["groups"])
+            failed = tuple(Failure(**one) for one in plain["failed"])
+            return cls(groups, failed, tuple(plain["said"]))
+        except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: no board can be read from it ({type(error).__name__}); accepted is a file"
+                " that compare --json has written"
+            ) from error
+
     def to_html(self) -> str:
         """Return one page without scripts or outside references."""
         over_all = self.standings()
@@ -118,6 +146,38 @@ class Board:
         part.write_text(self.to_html(), encoding="utf-8")
         part.replace(path)
         return path
+
+
+def joined(boards: Sequence[Board]) -> Board:
+    """Return the groups of several boards on one.
+
+    Raises:
+        InputError: two of them hold the same data set.
+    """
+    groups = tuple(group for board in boards for group in board.groups)
+    twice = [g.title for i, g in enumerate(groups) if g.title in {o.title for o in groups[:i]}]
+    if twice:
+        raise InputError(f"{twice[0]!r} is on two of the boards; accepted is each data set once")
+    failed = tuple(one for board in boards for one in board.failed)
+    said = tuple(dict.fromkeys(note for board in boards for note in board.said))
+    return Board(groups, failed, said)
+
+
+def _stored_group(plain: dict[str, Any]) -> Group:
+    rows = []
+    for row in plain["rows"]:
+        score = {key: _number(value) for key, value in row["score"].items()}
+        gap = row["gap"]
+        if gap is not None:
+            gap = Difference(**{key: _number(value) for key, value in gap.items()})
+        plain_row = row | {"score": Interval(**score), "gap": gap, "marks": tuple(row["marks"])}
+        rows.append(Row(**plain_row | {"latency": _number(row["latency"])}))
+    return Group(**plain | {"rows": tuple(rows)})
+
+
+def _number(value: float | None) -> float:
+    """Return a number of a file, where one that is none was written as null."""
+    return math.nan if value is None else float(value)
 
 
 def _over_all(

@@ -10,7 +10,7 @@ from typing import Any
 from kt_forecast.errors import InputError
 from kt_forecast.evaluation import compare as compare_answers
 from kt_forecast.evaluation.forecasting import compare as compare_windows
-from kt_forecast.experiment.board import Board
+from kt_forecast.experiment.board import Board, joined
 from kt_forecast.experiment.board_rows import Difference, Failure, Group
 from kt_forecast.experiment.entrants import Asked, gather
 from kt_forecast.experiment.running import Say
@@ -33,7 +33,8 @@ def compare(
     said on the board; else the first failure ends it all.
 
     Args:
-        names: runs, or recipes; a recipe is trained where no run of the same settings is here.
+        names: runs, or recipes; a recipe is trained where no run of the same settings is here. Or
+            boards that ``--json`` has written, which are put on one.
         runs: folder of the runs.
         systems: words of the catalogue, or ``all``: each is trained under every recipe.
         sets: keys of the recipes to replace, each as ``a.b=c``.
@@ -46,6 +47,13 @@ def compare(
             made of; or nothing is left to compare.
         RuntimeError: a model cannot be scored, and nothing else is to go on.
     """
+    stored = [name for name in names if name.endswith(".json")]
+    if stored:
+        if len(stored) < len(names) or systems or sets:
+            raise InputError(
+                f"{stored[0]} is a finished board; accepted beside it are other boards only"
+            )
+        return joined([Board.read(Path(name)) for name in stored])
     asked = Asked(names, systems, sets, workers)
     told = gather(asked, runs=runs, device=device, say=say)
     bench = Bench(runs, device, say)

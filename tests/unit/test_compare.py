@@ -226,3 +226,20 @@ def test_standings_rank_the_fair_and_complete_first():
     lower = {one.system: one for one in Board((first, errors)).standings()}
     assert [lower["b"].cells[1].rank, lower["a"].cells[1].rank] == [1, 2]
     assert lower["b"].means == {"auc": 0.74, "mse": 0.1}
+
+
+def test_boards_that_were_written_are_put_on_one(made, tmp_path):
+    _, runs, board = made
+    for i, group in enumerate(board.groups):
+        (tmp_path / f"{i}.json").write_text(replace(board, groups=(group,)).to_json())
+    paths = [str(tmp_path / f"{i}.json") for i in range(len(board.groups))]
+    again = compared(paths, runs)
+    assert again.to_json() == board.to_json()
+    assert len(again.standings()) > 0
+    with pytest.raises(InputError, match="on two of the boards"):
+        compared([paths[0], paths[0]], runs)
+    with pytest.raises(InputError, match="other boards only"):
+        compared([paths[0], "attends"], runs)
+    (tmp_path / "no.json").write_text("{}")
+    with pytest.raises(InputError, match="no board can be read from it"):
+        compared([str(tmp_path / "no.json")], runs)
