@@ -102,7 +102,7 @@ def attend_weighed(
     if kernel != "flex":
         return weighed(query, key, value, window, before=before, bias=bias)
     # Windows that are learned change all the time, and a kernel is compiled for each.
-    added = F.pad(bias, (0, -window % TILE), value=float("-inf")).to(query.dtype)
+    added = F.pad(bias.float(), (0, -window % TILE), value=float("-inf"))
     most = added.shape[1] - 1
     mask = _band(steps, added.shape[1], query.device)
     # A distance outside the window is hidden by the mask; it only may not be looked up.

@@ -1,0 +1,291 @@
+"""Exact attention on a GPU: every kernel against plain operations, then times; prints JSON.
+
+First whether each kernel gives what attention in double precision on the CPU gives, forward and
+backward. Then how long a forward and backward pass takes: each pattern by each kernel beside full
+causal attention, and whole efficient systems beside the one of exact attention at equal width. For
+every system the length from which it is faster, and the shares of the machine's rate of products
+and of its bandwidth (``--rate``, ``--bandwidth``) that it reaches by counted operations and bytes.
+
+    python tests/benchmarks/bench_attend.py
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kt_forecast import zoo
+from kt_forecast.audit.cost import training_cost
+from kt_forecast.nn.attend import Kernel, attend, attend_beside, attend_weighed
+from kt_forecast.nn.system import modules_in
+
+EXACT = "flash_attention"
+OTHER_FAMILIES = {"decoder", "hierarchy", "memory", "recurrent"}
+HEADS, SIZE = 4, 32
+ROWS = 10
+KERNELS: dict[str, tuple[Kernel, ...]] = {
+    "causal": ("auto",),
+    "window": ("blocks", "flex", "exact", "varying", "auto"),
+    "dilated": ("blocks", "flex", "auto"),
+    "documents": ("blocks", "flex", "exact", "varying", "auto"),
+    "weighed": ("blocks", "flex", "auto"),
+    "beside": ("blocks", "flex", "auto"),
+}
+LONGEST_EXACT = 4096
+"""Steps up to which a mask of all pairs is written."""
+COUNTED = (1024, 4096)
+"""Steps at which operations and bytes are counted; longer sequences follow their growth."""
+
+
+def tensors(
+    steps: int, *, batch: int = 1, heads: int = HEADS, size: int = SIZE, seed: int = 0
+) -> tuple[Tensor, ...]:
+    drawn = torch.Generator().manual_seed(seed)
+    steps_of = (torch.randn(batch, heads, steps, size, generator=drawn) for _ in range(3))
+    rows = (torch.randn(1, heads, ROWS, size, generator=drawn) for _ in range(2))
+    return *steps_of, torch.randn(heads, 128, generator=drawn), *rows
+
+
+def pattern(name: str, window: int, kernel: Kernel) -> Callable[..., Tensor]:
+    """Return what attends by a pattern."""
+
+    def documents(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor:
+        document = (torch.arange(q.shape[2], device=q.device) // 300).expand(len(q), -1)
+        return attend(q, k, v, window, document=document, kernel=kernel)
+
+    return {
+        "causal": lambda q, k, v, *_: attend(q, k, v, kernel=kernel),
+        "window": lambda q, k, v, *_: attend(q, k, v, window, kernel=kernel),
+        "dilated": lambda q, k, v, *_: attend(q, k, v, window, dilation=3, kernel=kernel),
+        "documents": documents,
+        "weighed": lambda q, k, v, b, *_: attend_weighed(q, k, v, b[:, :window], kernel=kernel),
+        "beside": lambda q, k, v, _, *r: attend_beside(q, k, v, window, tuple(r), kernel=kernel),
+    }[name]
+
+
+def with_gradients(run: Callable[..., Tensor], given: tuple[Tensor, ...]) -> list[Tensor]:
+    given = tuple(x.detach().requires_grad_() for x in given)
+    y = run(*given)
+    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(9))
+    gradients = torch.autograd.grad((y * weight.to(y)).sum(), given, allow_unused=True)
+    return [y.detach(), *(g for g in gradients if g is not None)]
+
+
+def errors(name: str, kernel: Kernel, kind: torch.dtype, steps: int, window: int) -> list[float]:
+    """Return the largest error of the output and each gradient, as a share of the largest number.
+
+    Raises:
+        ValueError: it is larger than rounding makes it.
+    """
+    given = tuple(x.to(kind) for x in tensors(steps, batch=2))
+    wanted = with_gradients(pattern(name, window, "blocks"), tuple(x.double() for x in given))
+    got = with_gradients(pattern(name, window, kernel), tuple(x.cuda() for x in given))
+    pairs = [(a.cpu().double(), b) for a, b in zip(got, wanted, strict=True)]
+    found = [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+    if max(found) > (2e-2 if kind == torch.bfloat16 else 1e-4):
+        raise ValueError(f"errors {found}")
+    return [float(f"{error:.2g}") for error in found]
+
+
+def seconds(work: Callable[[], object], least: float, repeats: int) -> float:
+    """Return the median time of one call, launches included, as training sees it."""
+    work()
+    work()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    count = max(2, min(50, int(least / max(time.perf_counter() - began, 1e-6))))
+    found = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        for _ in range(count):
+            work()
+        torch.cuda.synchronize()
+        found.append((time.perf_counter() - began) / count)
+    return statistics.median(found)
+
+
+def of_pattern(name: str, kernel: Kernel, steps: int, window: int) -> Callable[[], object]:
+    given = [x.cuda().bfloat16().requires_grad_() for x in tensors(steps)]
+    run = pattern(name, window, kernel)
+    weight = torch.randn_like(run(*given))
+    return lambda: torch.autograd.grad(run(*given), given, weight, allow_unused=True)
+
+
+def made(name: str, width: int, length: int) -> Any:
+    """Return a system's mixer of one layer."""
+    system = zoo.load(name)
+    chosen: dict[str, Any] = {"width": width, "heads": 4, "layers": 1, "dropout": 0.0}
+    chosen = {key: value for key, value in chosen.items() if key in system.config.model_fields}
+    root = system.promises.cost.root
+    return system.build(system.config(**chosen, **({root: math.isqrt(length)} if root else {})))
+
+
+def of_system(name: str, width: int, steps: int) -> Callable[[], object]:
+    module = made(name, width, steps).cuda().train()
+    x = torch.randn(1, steps, width, device="cuda")
+
+    def work() -> object:
+        with torch.autocast("cuda", torch.bfloat16):
+            y, _ = module(x)
+        y.float().square().mean().backward()
+        return module.zero_grad(set_to_none=True)
+
+    return work
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Return the bytes that a call holds at most beyond what was there."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def pattern_time(name: str, kernel: Kernel, steps: int, options: argparse.Namespace) -> float:
+    work = of_pattern(name, kernel, steps, options.window)
+    return round(1e3 * seconds(work, options.least, options.repeats), 4)
+
+
+def system_times(
+    name: str, width: int, steps: int, options: argparse.Namespace, growth: Any
+) -> dict[str, float]:
+    """Return time and peak memory, and shares of what the machine can do where these are known."""
+    work = of_system(name, width, steps)
+    took = seconds(work, options.least, options.repeats)
+    found = {"ms": round(1e3 * took, 4), "peak_mib": round(peak(work) / 2**20, 1)}
+    if isinstance(growth, dict):
+        flops, kept = (
+            growth[what] * steps ** growth[f"{what}_exponent"] for what in ("flops", "bytes")
+        )
+        found["of_rate"] = float(f"{flops / took / options.rate:.3g}")
+        # What is kept is written once and read once.
+        found["of_bandwidth"] = float(f"{2 * kept / took / options.bandwidth:.3g}")
+    return found
+
+
+def counted(name: str, width: int) -> dict[str, float]:
+    """Return operations and kept bytes of a pass of one step, and their exponents."""
+    found = [
+        training_cost(made(name, width, steps), torch.randn(1, steps, width)) for steps in COUNTED
+    ]
+    (few, less), (many, more) = found
+    apart = math.log(COUNTED[1] / COUNTED[0])
+    grow = math.log(many / few) / apart, math.log(more / less) / apart
+    return {
+        "flops": many / COUNTED[1] ** grow[0],
+        "flops_exponent": grow[0],
+        "bytes": more / COUNTED[1] ** grow[1],
+        "bytes_exponent": grow[1],
+    }
+
+
+def crossings(found: dict[str, Any], names: list[str], widths: list[int]) -> dict[str, Any]:
+    """Return the least length from which on a system is faster than exact attention."""
+    answers: dict[str, Any] = {}
+    for name, width in product(names, widths):
+        lengths = [k for k in found if k.startswith(f"{name} {width} ")]
+        faster = None
+        for steps in sorted((int(k.split()[-1]) for k in lengths), reverse=True):
+            own, exact = (found.get(f"{n} {width} {steps}") for n in (name, EXACT))
+            if not (isinstance(own, dict) and isinstance(exact, dict) and own["ms"] < exact["ms"]):
+                break
+            faster = steps
+        answers[f"{name} {width}"] = faster or "slower at every length"
+    return answers
+
+
+class Report:
+    """What was found so far, written down after every part."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.found: dict[str, Any] = {"device": torch.cuda.get_device_name(), "failed": 0}
+
+    def tried(self, part: str, name: str, work: Callable[[], Any]) -> Any:
+        """Note what came of some work, or how it failed, and go on."""
+        try:
+            value = work()
+        except Exception as error:  # noqa: BLE001
+            value = f"{type(error).__name__}: {error}"[:400]
+            self.found["failed"] += 1
+        torch.cuda.empty_cache()
+        self.found.setdefault(part, {})[name] = value
+        print(part, name, json.dumps(value), file=sys.stderr, flush=True)
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+        return value
+
+
+def measure_errors(report: Report) -> None:
+    shapes = ((700, 50), (1500, 128))
+    kinds = (torch.float32, torch.bfloat16)
+    for (name, kernels), kind, (steps, window) in product(KERNELS.items(), kinds, shapes):
+        for kernel in kernels:
+            if kernel == "varying" and kind == torch.float32:
+                continue
+            work = partial(errors, name, kernel, kind, steps, window)
+            report.tried("errors", f"{name} {kernel} {kind} {steps} {window}", work)
+
+
+def measure_kernels(report: Report, options: argparse.Namespace) -> None:
+    for steps, (name, kernels) in product(options.lengths, KERNELS.items()):
+        for kernel in kernels:
+            if kernel != "exact" or steps <= LONGEST_EXACT:
+                work = partial(pattern_time, name, kernel, steps, options)
+                report.tried("kernels", f"{name} {kernel} {steps}", work)
+
+
+def measure_systems(report: Report, options: argparse.Namespace) -> None:
+    known = options.systems or [
+        name
+        for name in modules_in("kt_forecast.zoo")
+        if (system := zoo.load(name)).build is not None and system.family not in OTHER_FAMILIES
+    ]
+    names = [EXACT, *(name for name in known if name != EXACT)]
+    for name, width in product(names, options.widths):
+        growth = report.tried("counted", f"{name} {width}", partial(counted, name, width))
+        for steps in options.lengths:
+            work = partial(system_times, name, width, steps, options, growth)
+            report.tried("systems", f"{name} {width} {steps}", work)
+    work = partial(crossings, report.found.get("systems", {}), names[1:], options.widths)
+    report.tried("crossings", "all", work)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[2**i for i in range(8, 17)])
+    parser.add_argument("--widths", type=int, nargs="+", default=[128])
+    parser.add_argument("--window", type=int, default=128)
+    parser.add_argument("--systems", nargs="+", help="all of the efficient families by default")
+    parser.add_argument("--only", nargs="+", default=["errors", "kernels", "systems"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--least", type=float, default=0.03, help="seconds that a timing lasts")
+    parser.add_argument("--rate", type=float, default=989e12, help="operations a second, bf16")
+    parser.add_argument("--bandwidth", type=float, default=4.8e12, help="bytes a second")
+    parser.add_argument("--json", type=Path, help="file to write to as parts are done")
+    options = parser.parse_args()
+    report = Report(options.json)
+    if "errors" in options.only:
+        measure_errors(report)
+    if "kernels" in options.only:
+        measure_kernels(report, options)
+    if "systems" in options.only:
+        measure_systems(report, options)
+    print(json.dumps(report.found, indent=1))
+    return int(any(isinstance(v, str) for v in report.found.get("errors", {}).values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
