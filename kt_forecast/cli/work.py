@@ -143,7 +143,7 @@ def evaluate(
         list[str],
         typer.Option(
             "--protocol",
-            help="pykt, full, stream or cold_start; of series ltsf or rolling; repeat it.",
+            help="pykt, full, stream or cold_start; of series ltsf, stream or rolling; repeat it.",
         ),
     ] = [],
     runs: Runs = RUNS,

@@ -41,8 +41,10 @@ from kt_forecast.schema import N_VALUES, N_WINDOWS, STEP, UNIQUE_ID
 from kt_forecast.sequences.series import SeriesSet
 from kt_forecast.sequences.windows import Origins, origins
 
-PROTOCOLS: dict[str, str] = {
+Protocol = Literal["ltsf", "stream", "rolling"]
+PROTOCOLS: dict[Protocol, str] = {
     "ltsf": "every window of the test rows, one row apart, none dropped",
+    "stream": "every window of the test rows, forecast from a state carried along the whole series",
     "rolling": "forecasts from origins that move on through the test rows",
 }
 
@@ -69,7 +71,7 @@ class ForecastRules:
         device: where to compute.
     """
 
-    protocol: Literal["ltsf", "rolling"] = "ltsf"
+    protocol: Protocol = "ltsf"
     levels: tuple[float, ...] | None = None
     resamples: int = 500
     seed: int = 0

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from kt_forecast.evaluation.streaming import StreamingForecaster
 from kt_forecast.sequences.series import Forecast, SeriesSet, WindowBatch
 from kt_forecast.sequences.windows import WINDOWS_PER_BATCH, Origins, gather
 
@@ -61,11 +62,12 @@ def predicted(
     horizon: int,
     windows_per_batch: int | None = None,
 ) -> Iterator[Predicted]:
-    """Yield all windows in their order, each once, on the device of the series.
+    """Yield all windows, each once, on the device of the series; in their order but for streams.
 
     Args:
         predictor: a module is moved to that device and, for the time of the pass, put into
-            evaluation mode.
+            evaluation mode. One that goes along series is shown all their rows, and owes the
+            windows in any order.
         series: on the device where to compute.
         chosen: the windows.
         horizon: steps ahead.
@@ -74,6 +76,9 @@ def predicted(
     Raises:
         RuntimeError: a forecast has another shape than the values ahead.
     """
+    if isinstance(predictor, StreamingForecaster):
+        yield from _along(predictor, series, chosen, np.arange(len(chosen)), horizon)
+        return
     size = windows_per_batch or fitting(predictor.context + horizon, series, chosen)
     with evaluating(predictor, series.values.device):
         for low in range(0, len(chosen), size):
@@ -95,15 +100,61 @@ def predict(
     Raises:
         RuntimeError: a forecast has another shape than the values ahead.
     """
+    if isinstance(predictor, StreamingForecaster):
+        return _in_order(_along(predictor, series, chosen, numbers, horizon), numbers)
     batch = gather(series, chosen, numbers, context=predictor.context, horizon=horizon)
     target, scored = batch.target.clone(), batch.scored
     forecast = predictor.predict(hidden(batch))
+    return _told(numbers, batch.series, target, scored, forecast)
+
+
+def _along(
+    predictor: StreamingForecaster, series: SeriesSet, chosen: Origins, numbers: Ints, horizon: int
+) -> Iterator[Predicted]:
+    """Yield windows of a predictor that goes along series."""
+    for some, forecast in predictor.streamed(series, chosen, numbers):
+        batch = gather(series, chosen, some, context=1, horizon=horizon)
+        yield _told(some, batch.series, batch.target, batch.scored, forecast)
+
+
+def _in_order(parts: Iterator[Predicted], numbers: Ints) -> Predicted:
+    """Return windows that came in parts as one batch."""
+    found = list(parts)
+    place = np.argsort(np.concatenate([part.numbers for part in found]))
+    order = torch.from_numpy(place[np.argsort(np.argsort(numbers))])
+
+    def joined(tensors: list[Tensor | None]) -> Tensor | None:
+        kept = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(kept)[order.to(kept[0].device)] if len(kept) == len(tensors) else None
+
+    quantiles = joined([part.forecast.quantiles for part in found])
+    levels = found[0].forecast.levels
+    point, target, series = (
+        torch.cat(tensors)[order.to(tensors[0].device)]
+        for tensors in (
+            [part.forecast.point for part in found],
+            [part.target for part in found],
+            [part.series for part in found],
+        )
+    )
+    scored = joined([part.scored for part in found])
+    return Predicted(numbers, series, target, scored, Forecast(point, quantiles, levels))
+
+
+def _told(
+    numbers: Ints, series: Tensor, target: Tensor, scored: Tensor | None, forecast: Forecast
+) -> Predicted:
+    """Return windows with their forecasts.
+
+    Raises:
+        RuntimeError: a forecast has another shape than the values ahead.
+    """
     if forecast.point.shape != target.shape:
         raise RuntimeError(
             f"forecasts of shape {tuple(forecast.point.shape)} for values of shape"
             f" {tuple(target.shape)}"
         )
-    return Predicted(numbers, batch.series, target, scored, forecast)
+    return Predicted(numbers, series, target, scored, forecast)
 
 
 def hidden(batch: WindowBatch) -> WindowBatch:

@@ -1,12 +1,14 @@
 """The data path and the scoring of a recipe of forecasting, as the auditor can run them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
+from torch import Tensor
 
 from kt_forecast.audit import Stage
 from kt_forecast.audit.pipeline import Rows
@@ -15,6 +17,7 @@ from kt_forecast.data.series.load import load as series_of
 from kt_forecast.data.series.splits import ByShare, SeriesSplit
 from kt_forecast.data.series.table import SeriesTable
 from kt_forecast.evaluation.forecasting import every_window
+from kt_forecast.evaluation.streaming import Streamed
 from kt_forecast.experiment import forecasting, series
 from kt_forecast.experiment.auditing_parts import DEVIATIONS, Path, Sizes, scored
 from kt_forecast.experiment.forecasting import SeriesRows
@@ -39,6 +42,9 @@ PREDICTED = 96
 
 NOISES = 6
 """Draws of noise that are forecast."""
+
+LATER = 100.0
+"""What stands in place of what comes after an origin, in standardised units."""
 
 MARGIN = 24
 """Rows of each role beyond those that one window needs."""
@@ -276,7 +282,40 @@ def _scoring_stages(recipe: ForecastRecipe, rows: SeriesRows, sample: FewSeries)
         size = np.minimum(size, split.test_end - 1)[: len(found.first)]
         wanted = int(np.maximum((size - fitted.horizon) // stride + 1, 0).sum())
         yield scored(name, distinct, len(row), wanted)
+        if name == forecasting.STREAM and (streamed := fitted.streamed()) is not None:
+            yield _along(streamed, rows.read_by(fitted), found)
     yield _noise(sample, recipe.seed)
+
+
+def _along(streamed: Streamed, measured: SeriesSet, chosen: Origins) -> Stage:
+    """Change what comes after an origin: what is forecast from there along the series stays."""
+    number = len(chosen) // 2
+    which, row = (int(found[0]) for found in chosen.at(np.array([number])))
+    last = int(chosen.count.cumsum()[which]) - 1
+    # A later origin is asked for too, so that the series is read beyond the first one.
+    asked = np.unique([number, min(number + streamed.model.task.patch, last)])
+    later = torch.zeros_like(measured.values, dtype=torch.bool)
+    start = measured.start.tolist()
+    for one in range(measured.n_series) if chosen.mixing else [which]:
+        later[start[one] + row : start[one + 1]] = True
+    changed = replace(
+        measured,
+        values=measured.values.masked_fill(later, LATER),
+        past=measured.past.masked_fill(later[:, None], LATER),
+    )
+
+    def forecast(series: SeriesSet) -> Tensor:
+        parts = [
+            (n == number, found.point) for n, found in streamed.streamed(series, chosen, asked)
+        ]
+        return torch.cat([point[torch.from_numpy(mine)] for mine, point in parts])
+
+    moved = float((forecast(changed) - forecast(measured)).abs().max())
+    return Stage(
+        "scoring: stream",
+        "passed" if moved == 0.0 else "found",
+        f"a forecast moves by {moved:.1e} when all that comes after its origin changes",
+    )
 
 
 def _noise(sample: FewSeries, seed: int) -> Stage:

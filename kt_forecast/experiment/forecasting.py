@@ -4,17 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from kt_forecast.audit import Report
+from kt_forecast.baselines import Baseline
 from kt_forecast.data.series.splits import SeriesSplit, load_split
 from kt_forecast.data.series.table import SeriesTable
 from kt_forecast.errors import InputError
 from kt_forecast.evaluation.forecasting import (
     ForecastRules,
     ForecastScores,
+    Protocol,
     evaluate,
     every_window,
     scale_of,
@@ -41,9 +43,11 @@ from kt_forecast.forecaster import Fitted, Plan, fit_plan, plan
 from kt_forecast.report import ForecastProtocol, ForecastRecord
 from kt_forecast.sequences.series import SeriesSet
 from kt_forecast.sequences.windows import gather, origins
+from kt_forecast.tasks.forecasting import refuse_unstreamed
 from kt_forecast.training import Epoch, workers
 
 AUDITED_WINDOWS = 4
+STREAM = "stream"
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def plans(recipe: ForecastRecipe) -> tuple[Plan, list[Plan]]:
         seed=recipe.seed,
         members=recipe.members,
     )
+    refuse_unstreamed_plan(chosen, recipe.evaluation.protocols)
     names = [name for name in recipe.baselines.names() if name != chosen.name]
     own = recipe.baselines.settings
     if unknown := sorted(set(own) - {*names, chosen.name}):
@@ -191,9 +196,10 @@ def score(
     """Read the test rows; return what every protocol found, and the first one's scores."""
     found: list[ForecastProtocol] = []
     first: ForecastScores | None = None
+    refuse_unstreamed_plan(fitted.plan, protocols)
     for protocol in protocols:
         rules = ForecastRules(
-            protocol="rolling" if protocol == "rolling" else "ltsf",
+            protocol=cast("Protocol", protocol),
             resamples=recipe.evaluation.bootstraps,
             seed=recipe.seed,
             device=fitted.device,
@@ -238,6 +244,22 @@ def fit_all_beside(
     }
 
 
+def refuse_unstreamed_plan(chosen: Plan, protocols: tuple[str, ...]) -> None:
+    """Refuse the protocol of streams for a model that cannot go along series.
+
+    Raises:
+        InputError: it cannot, and is no fitted baseline.
+    """
+    if STREAM not in protocols or isinstance(chosen.part, Baseline):
+        return
+    if chosen.members:
+        raise InputError(
+            "members forecast windows, and their mean keeps no state; protocol 'stream' accepts a"
+            " model without members"
+        )
+    refuse_unstreamed(chosen.name, chosen.part, chosen.forecasting)
+
+
 def resolved(recipe: ForecastRecipe, chosen: Plan) -> dict[str, Any]:
     """Return every setting, the defaults of the system, the task and the loop among them."""
     own = chosen.plain()
@@ -246,7 +268,11 @@ def resolved(recipe: ForecastRecipe, chosen: Plan) -> dict[str, Any]:
 
 
 def scored(fitted: Fitted, rows: SeriesRows, rules: ForecastRules) -> ForecastScores:
-    """Return the scores of one model on the test rows."""
+    """Return the scores of one model on the test rows.
+
+    Under ``stream`` a model that keeps no state forecasts the same windows from what they hold.
+    """
+    streamed = fitted.streamed() if rules.protocol == STREAM else None
     series, roles, horizon = rows.read_by(fitted), rows.split, fitted.plan.horizon
     mixing = fitted.plan.mixing
     low, high = roles.valid_end, roles.test_end
@@ -255,7 +281,7 @@ def scored(fitted: Fitted, rows: SeriesRows, rules: ForecastRules) -> ForecastSc
     else:
         chosen = every_window(series, low, high, horizon=horizon, mixing=mixing)
     return evaluate(
-        fitted.model,
+        streamed or fitted.model,
         series,
         chosen,
         horizon=horizon,

@@ -41,13 +41,14 @@ class ForecastEvaluation(Config):
     """How the test rows are scored, once, at the end.
 
     Attributes:
-        protocols: ``ltsf``, every window of the test rows; ``rolling``, windows that do not
-            overlap. The first one makes the headline.
+        protocols: ``ltsf``, every window of the test rows; ``stream``, the same from a state that
+            was carried along the whole series; ``rolling``, windows that do not overlap. The first
+            one makes the headline.
         bootstraps: resamples of blocks of time behind an interval; 0 gives none.
         levels: of the intervals, as shares; calibrated on the validation windows.
     """
 
-    protocols: tuple[Literal["ltsf", "rolling"], ...] = Field(("ltsf",), min_length=1)
+    protocols: tuple[Literal["ltsf", "stream", "rolling"], ...] = Field(("ltsf",), min_length=1)
     bootstraps: int = Field(500, ge=0)
     levels: tuple[float, ...] = (0.8, 0.9, 0.95)
 

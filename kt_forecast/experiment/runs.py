@@ -21,7 +21,7 @@ _PREFIXES = {"metrics.": METRIC, "params.": SETTING, "settings.": SETTING, "tags
 _TERM = re.compile(r"\s*(?P<name>[^\s=!<>~]+)\s*(?P<op>==|=|!=|>=|<=|>|<|~)\s*(?P<value>.+?)\s*")
 _AND = re.compile(r"\s+and\s+", re.IGNORECASE)
 
-HEADLINES = ("full/auc", "pykt/auc", "ltsf/mse", "rolling/mse")
+HEADLINES = ("full/auc", "pykt/auc", "stream/auc", "ltsf/mse", "stream/mse", "rolling/mse")
 """Metrics of which the list shows those that its runs have."""
 
 SHOWN = ("name", "experiment", "verdict")

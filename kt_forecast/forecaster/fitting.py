@@ -23,12 +23,14 @@ from kt_forecast.errors import InputError
 from kt_forecast.evaluation.conformal import LEVELS, Conformal
 from kt_forecast.evaluation.forecasting import validation_scores
 from kt_forecast.evaluation.predicting import predicted
+from kt_forecast.evaluation.streaming import Streamed
 from kt_forecast.forecaster.ensemble import Ensemble, Steady, models_of, networks_of
 from kt_forecast.forecaster.systems import Plan, plan
 from kt_forecast.metrics.forecasting import ends as quantiles_of
 from kt_forecast.nn.system import System
 from kt_forecast.sequences.build_series import SeriesScale, build, fit_scale, shape_of
 from kt_forecast.sequences.series import Forecast, SeriesSet, WindowBatch, WindowShape
+from kt_forecast.sequences.stretches import SeriesStretches, along
 from kt_forecast.sequences.windows import Origins, WindowBatches, gather, origins
 from kt_forecast.tasks.forecasting import SeriesForecaster
 from kt_forecast.training import (
@@ -160,6 +162,20 @@ class Fitted:
         """Return what the model predicts for windows, before calibration, on their device."""
         return Steady(self.model).predict(batch)
 
+    @property
+    def carries(self) -> bool:
+        """Whether it was trained along whole series, and so is judged and asked along them."""
+        loop = self.plan.training
+        return self.network is not None and loop is not None and loop.segment is not None
+
+    def streamed(self) -> Streamed | None:
+        """Return the model along whole series; None for one that only forecasts windows."""
+        network = self.network
+        if network is None or not isinstance(self.plan.part, System):
+            return None
+        streams = self.plan.part.promises.streaming and self.plan.forecasting.dense
+        return Streamed(network) if streams else None
+
     def build(self, table: SeriesTable, *, asking: bool = False) -> SeriesSet:
         """Return series as tensors, measured as those that trained; others by their own rows.
 
@@ -214,7 +230,8 @@ class Fitted:
         chosen = origins(series, low, asked.length, horizon=self.horizon, mixing=mixing)
         conformal = self.calibration(table.ids)
         parts: list[Ahead] = []
-        for seen in predicted(self, series, chosen, horizon=self.horizon):
+        judge = judged(self.plan, self.model) if self.carries else self
+        for seen in predicted(judge, series, chosen, horizon=self.horizon):
             forecast = seen.forecast
             if conformal is not None:
                 forecast = conformal.apply(forecast, seen.series)
@@ -235,10 +252,11 @@ class Fitted:
         Raises:
             InputError: a covariate known in advance is missing for a step ahead, and read.
         """
+        keep = int(table.length.max()) if self.carries else self.context
         if self.facts[READS_KNOWN] or future is not None or not table.future_names:
-            return ahead(table, self.horizon, future, columns=columns, keep=self.context)
+            return ahead(table, self.horizon, future, columns=columns, keep=keep)
         bare = replace(table, future=table.future[:, :0], future_names=())
-        found = ahead(bare, self.horizon, keep=self.context)
+        found = ahead(bare, self.horizon, keep=keep)
         unread = np.zeros((found.n_rows, len(table.future_names)), dtype=np.float32)
         return replace(found, future=unread, future_names=table.future_names)
 
@@ -385,8 +403,9 @@ def fit_plan(
         if chosen.members:
             _join(found, series, split, checkpoint)
         if levels and len(valid):
+            judge = judged(chosen, found.model) if found.carries else found
             found.conformal = Conformal.fit(
-                found, series, valid, horizon=task.horizon, levels=tuple(levels)
+                judge, series, valid, horizon=task.horizon, levels=tuple(levels)
             ).to(group.device)
         found.facts[READS_KNOWN] = _reads_known(found, series, train)
     found.facts |= {
@@ -411,14 +430,20 @@ def _taught(
 ) -> None:
     """Train or fit one member in place."""
     chosen = fitted.plan
-    train = train_origins(chosen, series, split.train_end)
     valid = valid_origins(chosen, series, split)
     if isinstance(chosen.part, Baseline):
+        train = train_origins(chosen, series, split.train_end)
         fitted.model.fit(series, train, valid if len(valid) else None, fitted.shape)
         return
     if chosen.forecasting.start == "ridge":
         _start_from_ridge(fitted, series, split, valid)
-    _train(fitted, series, train, valid, checkpoint, callbacks)
+    _train(fitted, series, split, checkpoint, callbacks)
+
+
+def judged(chosen: Plan, model: Any) -> Steady | Streamed:  # noqa: ANN401
+    """Return what validation and intervals see of a model: windows, or streams if it learns so."""
+    carries = chosen.training is not None and chosen.training.segment is not None
+    return Streamed(model) if carries else Steady(model)
 
 
 def _join(
@@ -538,8 +563,7 @@ def valid_origins(chosen: Plan, series: SeriesSet, split: SeriesSplit) -> Origin
 def _train(
     fitted: Fitted,
     series: SeriesSet,
-    train: Origins,
-    valid: Origins,
+    split: SeriesSplit,
     checkpoint: Checkpoint | None,
     callbacks: Sequence[Callable[[Epoch], object]],
 ) -> None:
@@ -550,23 +574,37 @@ def _train(
         TrainingError: a number is not finite.
     """
     chosen, task = fitted.plan, fitted.plan.forecasting
+    train_end, valid = split.train_end, valid_origins(chosen, series, split)
+    train = train_origins(chosen, series, train_end)
     loop = chosen.training
     assert loop is not None  # noqa: S101 - only baselines lack it
-    batches = WindowBatches(
-        series,
-        train,
-        context=task.context,
-        horizon=task.horizon,
-        windows_per_batch=task.windows_per_batch,
-        windows_per_epoch=task.windows_per_epoch,
-        seed=chosen.seed,
-    )
+    batches: WindowBatches | SeriesStretches
+    if loop.segment is None:
+        batches = WindowBatches(
+            series,
+            train,
+            context=task.context,
+            horizon=task.horizon,
+            windows_per_batch=task.windows_per_batch,
+            windows_per_epoch=task.windows_per_epoch,
+            seed=chosen.seed,
+        )
+    else:
+        whole = along(series, train_end, patch=task.patch, horizon=task.horizon, mixing=task.mixing)
+        batches = SeriesStretches(
+            whole,
+            patch=task.patch,
+            segment=loop.segment,
+            carried=loop.carried,
+            steps=task.windows_per_batch * task.context,
+            seed=chosen.seed,
+        )
     if not len(valid):
         raise InputError(
             f"no validation row has the {task.horizon} steps ahead that a window needs, so no epoch"
             " can be chosen; accepted are more validation rows or a shorter horizon"
         )
-    judge = Steady(fitted.model)
+    judge = judged(chosen, fitted.model)
 
     def validate() -> dict[str, float]:
         return validation_scores(judge, series, valid, horizon=task.horizon)

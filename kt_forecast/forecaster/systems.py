@@ -10,7 +10,7 @@ from kt_forecast.catalogue import FORECASTING, find, serves, serving
 from kt_forecast.config import Config
 from kt_forecast.errors import InputError
 from kt_forecast.nn.system import System, SystemConfig, unknown
-from kt_forecast.tasks.forecasting import ForecastingConfig, Loss, refuse_unfit
+from kt_forecast.tasks.forecasting import ForecastingConfig, Loss, refuse_unfit, refuse_unstreamed
 from kt_forecast.training import TrainingConfig
 
 CONTEXT = "context"
@@ -164,6 +164,13 @@ def _alone(
         )
     chosen = {"metric": METRICS[task.loss], "direction": "min"}
     loop = TrainingConfig.parse(chosen | training | {"seed": seed}, "training")
+    if loop.segment is not None:
+        refuse_unstreamed(system, part, task)
+        if loop.segment % task.patch:
+            raise InputError(
+                f"training.segment is {loop.segment} steps; accepted are multiples of"
+                f" forecasting.patch, which is {task.patch}"
+            )
     return Plan(system, part, own, task, loop, seed)
 
 

@@ -1,7 +1,7 @@
 """Series as tensors: one flat array of values, and the windows that are read from it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
@@ -175,6 +175,11 @@ class Forecast:
     point: Float[Tensor, "batch channels horizon"]
     quantiles: Float[Tensor, "batch channels horizon levels"] | None = None
     levels: tuple[float, ...] = ()
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the forecast on ``device``."""
+        quantiles = None if self.quantiles is None else self.quantiles.to(device)
+        return replace(self, point=self.point.to(device), quantiles=quantiles)
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:  # noqa: ANN401

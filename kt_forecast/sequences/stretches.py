@@ -14,11 +14,14 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from kt_forecast.errors import InputError
 from kt_forecast.sequences.batching import STEPS_PER_BATCH, Pieces, chunks, collate
-from kt_forecast.sequences.interactions import StudentSequences
+from kt_forecast.sequences.interactions import Batch, StudentSequences
+from kt_forecast.sequences.series import SeriesSet, WindowBatch
+from kt_forecast.sequences.windows import read_rows
 
 Ints = npt.NDArray[np.int64]
 
@@ -77,8 +80,9 @@ class Stretch:
 
     @property
     def alone(self) -> bool:
-        """Whether the streams begin and end within one segment, so that nothing is carried."""
-        return self.begins and not self.stays and self.lengths[0] <= self.segment
+        """Whether these are whole histories within one segment: nothing is carried of them."""
+        ends = not self.stays and self.lengths[0] <= self.segment
+        return self.begins and ends and isinstance(self.whole, Batch)
 
     def segments(self) -> Iterator[tuple[int, Any]]:
         """Give, segment by segment, how many rows go on, and their steps."""
@@ -268,6 +272,164 @@ class Stretches:
             unscored = length if idle else np.clip(pieces.scored_from - first, 0, length)
             whole = collate(self.sequences, Pieces(pieces.start + first, length, unscored))
             stretch = turns.stretch(streams, first, whole)
+            yield replace(stretch, stays=0) if idle else stretch
+
+
+@dataclass(frozen=True)
+class SeriesPart:
+    """Parts of several series side by side, with the steps ahead of each.
+
+    Attributes:
+        batch: the parts as contexts, and what follows them.
+        inside: whether a step of a context belongs to its stream; padding stands on the right.
+    """
+
+    batch: WindowBatch
+    inside: Bool[Tensor, "batch context"]
+
+    @property
+    def place(self) -> Tensor:
+        """Number of each stream."""
+        return self.batch.place
+
+    def part(self, rows: int, start: int, stop: int) -> Self:
+        """Return the first rows, from one step up to and without another."""
+        batch = self.batch
+        both = stop + batch.values.shape[-1] - batch.n_context
+        part = replace(
+            batch,
+            values=batch.values[:rows, :, start:both],
+            real=None if batch.real is None else batch.real[:rows, :, start:both],
+            past=batch.past[:rows, :, start:both],
+            known=batch.known[:rows, :, start:both],
+            static=batch.static[:rows],
+            series=batch.series[:rows],
+            place=batch.place[:rows],
+            n_context=stop - start,
+        )
+        return type(self)(part, self.inside[:rows, start:stop])
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the part on ``device``."""
+        return type(self)(self.batch.to(device), self.inside.to(device))
+
+
+@dataclass(frozen=True)
+class SeriesStreams:
+    """Streams along series: whole patches, one after another.
+
+    Attributes:
+        series: the series.
+        number: of the series of each stream; of streams of all series together, any.
+        begin: row at which each stream begins; above minus one patch, so that a stream which
+            begins before its series is padded on the left within its first patch.
+        length: steps of each stream.
+        end: row of each stream from which on nothing may be read.
+        horizon: steps ahead of each patch.
+        mixing: whether a stream holds all series of an aligned table as its channels.
+    """
+
+    series: SeriesSet
+    number: Ints
+    begin: Ints
+    length: Ints
+    end: Ints
+    horizon: int
+    mixing: bool = False
+
+    def part(self, streams: Ints, first: int, steps: int) -> SeriesPart:
+        """Return the next steps of some streams, as many as the longest has left at most."""
+        left = np.minimum(self.length[streams] - first, steps)
+        context = int(left.max())
+        number = self.number[streams]
+        channel = np.arange(self.series.n_series)[None] if self.mixing else number[:, None]
+        begin, end = self.begin[streams] + first, self.end[streams]
+        reaches = (begin + context + self.horizon > end).any()
+        batch = read_rows(
+            self.series,
+            np.broadcast_to(channel, (len(streams), channel.shape[1])),
+            begin,
+            context=context,
+            horizon=self.horizon,
+            numbers=streams,
+            end=end if reaches else None,
+        )
+        device = batch.values.device
+        inside = torch.arange(context, device=device) < torch.from_numpy(left).to(device)[:, None]
+        return SeriesPart(batch, inside)
+
+
+def along(series: SeriesSet, end: Ints, *, patch: int, horizon: int, mixing: bool) -> SeriesStreams:
+    """Return the streams of whole series, without those too short for a patch and what is ahead.
+
+    Args:
+        series: on any device; their parts are made there.
+        end: row of each series from which on nothing may be read.
+        patch: steps of a patch.
+        horizon: steps ahead.
+        mixing: take all series of an aligned table as channels of one stream.
+
+    Raises:
+        InputError: no series is long enough.
+    """
+    end = end.min(keepdims=True) if mixing else end
+    length = (end - horizon) // patch * patch
+    long = np.flatnonzero(length > 0)
+    if not len(long):
+        raise InputError(
+            f"no series has a patch of {patch} steps and {horizon} ahead within the training rows;"
+            " accepted are longer series, or a shorter patch or horizon"
+        )
+    none = np.zeros_like(long)
+    return SeriesStreams(series, long, none, length[long], end[long], horizon, mixing)
+
+
+class SeriesStretches:
+    """The stretches of whole series in each epoch, dealt to the processes of a run.
+
+    Each epoch the patches of a series begin at another of its first rows.
+
+    Args:
+        streams: see `along`.
+        patch: steps of a patch; divides ``segment``.
+        segment: steps of a segment.
+        carried: segments of a stretch.
+        steps: steps of a stretch, padding counted.
+        seed: of the orders.
+
+    Raises:
+        InputError: a size is not positive.
+    """
+
+    def __init__(
+        self,
+        streams: SeriesStreams,
+        *,
+        patch: int,
+        segment: int,
+        carried: int,
+        steps: int,
+        seed: int = 0,
+    ) -> None:
+        self.streams, self.patch, self.seed = streams, patch, seed
+        self.turns = Turns(streams.length, segment, carried, steps, seed=seed)
+
+    def __len__(self) -> int:
+        """Return the stretches of an epoch."""
+        return len(self.turns)
+
+    def epoch(
+        self, number: int, *, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Stretch]:
+        """Give one process's share of stretch ``start`` of an epoch and of those after it."""
+        draw = np.random.default_rng((self.seed, number, 2))
+        begin = -draw.integers(self.patch, size=len(self.streams.begin))
+        streams, turns = replace(self.streams, begin=begin), self.turns
+        for share, first, idle in turns.epoch(number, start=start, rank=rank, world=world):
+            part = streams.part(share, first, turns.block)
+            if idle:
+                part = replace(part, inside=torch.zeros_like(part.inside))
+            stretch = turns.stretch(share, first, part)
             yield replace(stretch, stays=0) if idle else stretch
 
 

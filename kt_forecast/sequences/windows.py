@@ -90,15 +90,46 @@ def gather(
     A window that begins before its series does is padded on the left with the series' first value.
     """
     which, row = chosen.at(numbers)
-    channels = np.arange(series.n_series)[None] if chosen.mixing else which[:, None]
+    channel = np.arange(series.n_series)[None] if chosen.mixing else which[:, None]
+    channel = np.broadcast_to(channel, (len(numbers), channel.shape[1]))
+    return read_rows(
+        series, channel, row - context, context=context, horizon=horizon, numbers=numbers
+    )
+
+
+def read_rows(
+    series: SeriesSet,
+    channel: Ints,
+    begin: Ints,
+    *,
+    context: int,
+    horizon: int,
+    numbers: Ints,
+    end: Ints | None = None,
+) -> WindowBatch:
+    """Return stretches of rows of some series, on the series' device.
+
+    Args:
+        series: the series.
+        channel: the series of each window, as its channels.
+        begin: row at which each window begins, counted within its series; before the first row
+            stands the series' first value as padding.
+        context: rows of a window.
+        horizon: rows after it.
+        numbers: of the windows.
+        end: row of each window from which on there is padding; None where none reaches its own.
+    """
     device = series.values.device
-    channel = torch.from_numpy(np.broadcast_to(channels, (len(numbers), channels.shape[1])).copy())
-    begin = torch.from_numpy(row - context)
-    channel, begin = channel.to(device), begin.to(device)
-    steps = begin[:, None] + torch.arange(context + horizon, device=device)
-    place = series.start[channel] + begin[:, None]
-    padded = int((row - context).min(initial=0)) < 0
-    index = series.start[channel][:, :, None] + steps.clamp_min(0)[:, None] if padded else None
+    padded = int(begin.min(initial=0)) < 0 or end is not None
+    series_of, first = torch.from_numpy(channel.copy()).to(device), torch.from_numpy(begin)
+    first = first.to(device)
+    steps = first[:, None] + torch.arange(context + horizon, device=device)
+    start = series.start[series_of]
+    place = start + first[:, None]
+    last = None if end is None else torch.from_numpy(end).to(device)[:, None]
+    inside = steps >= 0 if last is None else (steps >= 0) & (steps < last)
+    there = steps if last is None else steps.minimum(last - 1)
+    index = start[:, :, None] + there.clamp_min(0)[:, None] if padded else None
 
     def read(rows: Tensor) -> Tensor:
         """Return the windows of an array: those within a series are rows of a view of it."""
@@ -109,19 +140,19 @@ def gather(
 
     real = None if series.observed is None else read(series.observed)
     if padded:
-        inside = (steps >= 0)[:, None].expand(-1, channel.shape[1], -1)
+        inside = inside[:, None].expand(-1, channel.shape[1], -1)
         real = inside if real is None else real & inside
     known = read(series.known)
     if series.clock.shape[1]:
-        ticks = series.tick[channel][:, :, None] + steps[:, None]
+        ticks = series.tick[series_of][:, :, None] + there[:, None]
         known = torch.cat([known, series.clock[ticks.clamp_min(0)]], -1)
     return WindowBatch(
         values=read(series.values),
         real=real,
         past=read(series.past),
         known=known,
-        static=series.static[channel],
-        series=channel,
+        static=series.static[series_of],
+        series=series_of,
         place=torch.from_numpy(numbers),
         n_context=context,
     )

@@ -5,20 +5,21 @@ known in advance; past-only covariates stop at the origin. What comes after has 
 `Window`, which is all that a network is given.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Config, Range, tunable
 from kt_forecast.errors import InputError
-from kt_forecast.nn.system import System, SystemConfig, auxiliary_loss
+from kt_forecast.nn.system import State, System, SystemConfig, auxiliary_loss
 from kt_forecast.sequences.series import Forecast, Window, WindowBatch, WindowShape
+from kt_forecast.sequences.stretches import SeriesPart
 
 Output = Literal["point", "quantile", "student_t"]
 Loss = Literal["mse", "mae", "huber", "pinball", "crps", "nll"]
@@ -153,6 +154,67 @@ def refuse_unfit(system: System, settings: SystemConfig, task: ForecastingConfig
         raise InputError(f"{settings.leak}; accepted is dense = false")
 
 
+@dataclass(frozen=True)
+class Measured(State):
+    """What the values of a stream so far add up to, measured from its first one.
+
+    Attributes:
+        position: steps read.
+        level: the first value.
+        count: values that were real.
+        total: their distances from the first one, summed.
+        square: their squares, summed.
+        shift: what the last patch was measured from.
+        spread: and by.
+    """
+
+    position: Int[Tensor, " batch"]
+    level: Float[Tensor, "batch channels"]
+    count: Float[Tensor, "batch channels"]
+    total: Float[Tensor, "batch channels"]
+    square: Float[Tensor, "batch channels"]
+    shift: Float[Tensor, "batch channels"]
+    spread: Float[Tensor, "batch channels"]
+
+
+@dataclass(frozen=True)
+class ForecasterState(State):
+    """What a `SeriesForecaster` knows of each stream of a batch.
+
+    Attributes:
+        mixer: the system's own state.
+        measured: what its values are measured by.
+        latest: the last values, as many as the linear map reads.
+    """
+
+    mixer: Any
+    measured: Measured
+    latest: Float[Tensor, "batch channels linear"]
+
+
+def refuse_unstreamed(name: str, system: System | None, task: ForecastingConfig) -> None:
+    """Refuse what cannot go on from a state over whole series.
+
+    Args:
+        name: of the system.
+        system: None for what is none.
+        task: the task's settings.
+
+    Raises:
+        InputError: the system keeps no state, or forecasts from the ends of windows alone.
+    """
+    if system is None or system.build is None or not system.promises.streaming:
+        raise InputError(
+            f"{name} keeps no state that could be carried over a series; accepted is a system that"
+            " streams, as `kt-forecast zoo` says of each"
+        )
+    if not task.dense:
+        raise InputError(
+            "forecasting.dense is false, so that there are forecasts of whole windows only; streams"
+            " of series accept dense = true"
+        )
+
+
 class SeriesForecaster(nn.Module):
     """Normalises windows, lets a system read them, and predicts the steps ahead.
 
@@ -202,18 +264,70 @@ class SeriesForecaster(nn.Module):
             origins: from the ends of how many of the last patches, where the task is dense.
         """
         window = self._read(window)
-        shift, spread = self._measured(window)
+        shift, spread, _ = self._measured(window, None)
         if self.is_patched:
             raw = self._patches(window, shift, spread, origins)
         else:
             raw = self.network(replace(window, context=(window.context - shift) / spread))
             raw = raw[:, :, None]
-        shift, spread = shift[..., -origins:], spread[..., -origins:]
-        if self.linear is not None:
-            raw = raw + self._straight(self.linear, window.context, shift, spread)[..., None]
-        # Autocast gives halves; levels far from zero need all digits of a float.
-        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        return self._outputs(raw, shift[..., None, None], spread[..., None, None])
+        return self._added_up(raw, window.context, shift[..., -origins:], spread[..., -origins:])
+
+    def init_state(self, rows: int) -> ForecasterState:
+        """Return the state of streams before their first step."""
+        weight = next(self.parameters())
+        numbers = weight.new_zeros(rows, self.shape.channels)
+        sums = numbers.double()
+        return ForecasterState(
+            mixer=self.network.mixer.init_state(rows),
+            measured=Measured(
+                position=torch.zeros(rows, dtype=torch.int64, device=weight.device),
+                level=numbers,
+                count=sums,
+                total=sums,
+                square=sums,
+                shift=numbers,
+                spread=numbers,
+            ),
+            latest=weight.new_zeros(rows, self.shape.channels, self.task.linear),
+        )
+
+    def read(
+        self, window: Window, state: ForecasterState
+    ) -> tuple[Float[Tensor, "batch channels origins horizon outputs"], ForecasterState]:
+        """Forecast from the end of every patch of the next steps of streams.
+
+        Equal to what is forecast from there with all that came before as the context. Channels are
+        those that share a token.
+
+        Args:
+            window: whole patches, that follow those which ``state`` has seen; padding stands on the
+                right of rows that end here.
+            state: what earlier steps left behind.
+
+        Returns:
+            The outputs in the units of the context, and the state after the last step.
+        """
+        window, size = self._legal(window), self.task.patch
+        origins = window.context.shape[-1] // size
+        begins = (state.measured.position == 0)[:, None]
+        first = window.context[..., 0]
+        level = torch.where(begins, first, state.measured.level)
+        shift, spread, measured = self._measured(window, replace(state.measured, level=level))
+        # Nothing moved before the first patch.
+        before = torch.where(
+            begins,
+            torch.stack([shift[..., 0], spread[..., 0]]),
+            torch.stack([state.measured.shift, state.measured.spread]),
+        )
+        valid = self._known(window, state)
+        raw, mixer = self.network.carried(
+            window, shift, spread, origins, state.mixer, before=before, valid=valid
+        )
+        latest = torch.where(begins[..., None], first[..., None], state.latest)
+        joined = torch.cat([latest, window.context], -1)
+        out = self._added_up(raw, joined, shift, spread)
+        kept = joined[..., joined.shape[-1] - self.task.linear :]
+        return out, ForecasterState(mixer=mixer, measured=measured, latest=kept)
 
     def loss(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
         """Return the summed loss of the steps ahead that have a value, and their number.
@@ -234,6 +348,29 @@ class SeriesForecaster(nn.Module):
         added = self._added(self._read(batch.window)) if self.is_patched else None
         return total if added is None else total + count * added, count
 
+    def carried_loss(
+        self, part: SeriesPart, state: ForecasterState
+    ) -> tuple[Tensor, Tensor, ForecasterState]:
+        """Return the loss of forecasts from the end of every patch of the next steps of streams.
+
+        Returns:
+            The sum, the number of values ahead, and the state afterwards, through which gradients
+            flow.
+        """
+        batch, size = part.batch, self.task.patch
+        out, after = self.read(batch.window, state)
+        ends = part.inside[:, size - 1 :: size]
+        counts = ends & (self._ends(part, state) >= self.task.least)
+        begun = self._known(batch.window, state)
+        counts = counts if begun is None else counts & begun
+        scored = counts[:, None, :, None]
+        if batch.real is not None:
+            scored = scored & _ahead(batch.real, self.task, out.shape[2])
+        target = _ahead(batch.values, self.task, out.shape[2])
+        total, count = self._losses(out, target, scored)
+        added = auxiliary_loss(self.network.mixer, ends if begun is None else ends & begun)
+        return total if added is None else total + count * added, count, after
+
     @torch.no_grad()
     def start_from(
         self, weight: Float[Tensor, "linear horizon"], intercept: Float[Tensor, " horizon"]
@@ -251,7 +388,10 @@ class SeriesForecaster(nn.Module):
 
     def predict(self, batch: WindowBatch) -> Forecast:
         """Return what is predicted for the steps ahead of each window."""
-        out = self(batch.window)[:, :, 0]
+        return self.forecast(self(batch.window)[:, :, 0])
+
+    def forecast(self, out: Float[Tensor, "batch channels horizon outputs"]) -> Forecast:
+        """Return what the outputs of some origins say."""
         if self.task.output == "point":
             return Forecast(out[..., 0])
         if self.task.output == "quantile":
@@ -262,23 +402,108 @@ class SeriesForecaster(nn.Module):
         """Return the part of a window that the settings let the network read."""
         length = self.context
         both = length + self.task.horizon
-        real = None if window.real is None else window.real[..., -length:]
-        some = slice(None) if self.task.covariates else slice(0, 0)
+        window = self._legal(window)
         return Window(
             context=window.context[..., -length:],
-            real=real,
-            past=window.past[:, :, -length:, some],
-            known=window.known[:, :, -both:, some],
-            static=window.static[..., some],
+            real=None if window.real is None else window.real[..., -length:],
+            past=window.past[:, :, -length:],
+            known=window.known[:, :, -both:],
+            static=window.static,
         )
 
+    def _legal(self, window: Window) -> Window:
+        """Return a window without the covariates, where the settings leave them out."""
+        if self.task.covariates:
+            return window
+        none = slice(0, 0)
+        return replace(
+            window,
+            past=window.past[..., none],
+            known=window.known[..., none],
+            static=window.static[..., none],
+        )
+
+    def _known(self, window: Window, state: ForecasterState) -> Bool[Tensor, "batch origin"] | None:
+        """Return at which patches of a stream a value has been seen; None for all."""
+        if window.real is None:
+            return None
+        return _begun(window.real, self.task.patch) | (state.measured.count > 0).any(1)[:, None]
+
+    def _ends(self, part: SeriesPart, state: ForecasterState) -> Int[Tensor, "batch origin"]:
+        """Return how many steps have been read by the end of each patch of a stream."""
+        size = self.task.patch
+        ends = torch.arange(size, part.inside.shape[1] + 1, size, device=part.inside.device)
+        return state.measured.position[:, None] + ends
+
+    def _added_up(
+        self, raw: Tensor, context: Tensor, shift: Tensor, spread: Tensor
+    ) -> Float[Tensor, "batch channels origins horizon outputs"]:
+        """Return what the network and the linear map say, in the units of the context."""
+        if self.linear is not None:
+            raw = raw + self._straight(self.linear, context, shift, spread)[..., None]
+        # Autocast gives halves; levels far from zero need all digits of a float.
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        return self._outputs(raw, shift[..., None, None], spread[..., None, None])
+
     def _measured(
-        self, window: Window
-    ) -> tuple[Float[Tensor, "batch channels origin"], Float[Tensor, "batch channels origin"]]:
+        self, window: Window, before: Measured | None
+    ) -> tuple[
+        Float[Tensor, "batch channels origin"],
+        Float[Tensor, "batch channels origin"],
+        Measured | None,
+    ]:
         """Return what values are measured from and by: for the window, or at each patch's end.
 
         A patch's own are made of the values up to its end, so that nothing later can be read off.
+
+        Args:
+            window: the values.
+            before: what earlier values of a stream add up to, with the level to measure from.
+
+        Returns:
+            Shift and spread, and of a stream what the values add up to afterwards.
         """
+        if before is None:
+            return *self._window_measured(window), None
+        size, context = self.task.patch, window.context
+        values = _patched(context, size).double()
+        weight = (
+            values.new_ones(()) if window.real is None else _patched(window.real, size).double()
+        )
+        weight = weight.expand(values.shape)
+        away = values - before.level[..., None, None].double()
+        count, total, square = (
+            carried[..., None] + term.sum(-1).cumsum(-1)
+            for carried, term in (
+                (before.count, weight),
+                (before.total, away * weight),
+                (before.square, away.square() * weight),
+            )
+        )
+        shift, spread = values[..., -1], torch.ones_like(values[..., -1])
+        if self.task.normalisation == "none":
+            shift = torch.zeros_like(shift)
+        elif self.task.normalisation == "window":
+            mean = total / count.clamp_min(1.0)
+            variance = square / count.clamp_min(1.0) - mean.square()
+            shift = before.level[..., None] + mean
+            spread = variance.clamp_min(0.0).add(EPSILON).sqrt()
+        shift, spread = shift.to(context.dtype), spread.to(context.dtype)
+        after = Measured(
+            position=before.position + context.shape[-1],
+            level=before.level,
+            count=count[..., -1],
+            total=total[..., -1],
+            square=square[..., -1],
+            shift=shift[..., -1],
+            spread=spread[..., -1],
+        )
+        return shift, spread, after
+
+    def _window_measured(
+        self, window: Window
+    ) -> tuple[Float[Tensor, "batch channels origin"], Float[Tensor, "batch channels origin"]]:
+        """Return what the values of a window are measured from and by; see `_measured`."""
         task, context = self.task, window.context
         values = _patched(context, task.patch) if task.dense else context[..., None, :]
         last = values[..., -1]
@@ -306,7 +531,7 @@ class SeriesForecaster(nn.Module):
         It is a convolution of the values as they are, so that no origin needs its own copy.
         """
         apart = self.task.patch
-        missing = max((shift.shape[-1] - 1) * apart + self.task.linear - self.context, 0)
+        missing = max((shift.shape[-1] - 1) * apart + self.task.linear - context.shape[-1], 0)
         left = context[..., :1].expand(*context.shape[:-1], missing)
         kept = self.task.linear + (shift.shape[-1] - 1) * apart
         x = torch.cat([left, context], -1)[..., -kept:].flatten(0, 1)[:, None]
@@ -436,28 +661,54 @@ class Patches(nn.Module):
             spread: and by.
             origins: how many patches.
         """
-        x = self.embed(self._tokens(window, shift, spread).transpose(1, 2).flatten(2))
+        valid = None if window.real is None else _begun(window.real, self.task.patch)
+        return self.carried(window, shift, spread, origins, None, before=None, valid=valid)[0]
+
+    def carried(
+        self,
+        window: Window,
+        shift: Tensor,
+        spread: Tensor,
+        origins: int,
+        state: Any,  # noqa: ANN401
+        *,
+        before: Float[Tensor, "two batch channels"] | None,
+        valid: Bool[Tensor, "batch patch"] | None,
+    ) -> tuple[Float[Tensor, "batch channels origins horizon outputs"], Any]:
+        """Return the outputs of patches that follow those ``state`` has seen; see `forward`.
+
+        Args:
+            window: its channels share a token.
+            shift: what values are measured from.
+            spread: and by.
+            origins: how many patches.
+            state: the mixer's; None for a pass of its own.
+            before: shift and spread of the patch before; None where there is none.
+            valid: at which patches a value has been seen; None for all.
+        """
+        x = self._tokens(window, shift, spread, before)
+        x = self.embed(x.transpose(1, 2).flatten(2))
         if self.facts is not None:
             x = x + self.facts(window.static.flatten(1))[:, None]
-        valid = None
-        if window.real is not None:
-            valid = _begun(window.real, self.task.patch)
-        y, _ = self.mixer(self.dropout(x), valid=valid)
+        y, state = self.mixer(self.dropout(x), state, valid=valid)
         if valid is not None:
             y = y * valid[..., None]
         y = y[:, -origins:] if self.task.dense else y.flatten(1)[:, None]
         known = None
         if self.shape.known:
             known = _ahead(window.known.mT, self.task, y.shape[1]).movedim(2, -1)
-        return self.head(self.dropout(y), known)
+        return self.head(self.dropout(y), known), state
 
-    def _tokens(self, window: Window, shift: Tensor, spread: Tensor) -> Tensor:
+    def _tokens(
+        self, window: Window, shift: Tensor, spread: Tensor, earlier: Tensor | None
+    ) -> Tensor:
         """Return what each token holds of each channel."""
         size, context = self.task.patch, window.context
         parts = [(_patched(context, size) - shift[..., None]) / spread[..., None]]
         if self.task.dense:
-            before = torch.cat([shift[..., :1], shift[..., :-1]], -1)
-            scale = torch.cat([spread[..., :1], spread[..., :-1]], -1)
+            one, other = (shift[..., 0], spread[..., 0]) if earlier is None else earlier
+            before = torch.cat([one[..., None], shift[..., :-1]], -1)
+            scale = torch.cat([other[..., None], spread[..., :-1]], -1)
             parts.append(torch.stack([(shift - before) / spread, (spread / scale).log()], -1))
         if self.shape.gaps:
             real = torch.ones_like(context) if window.real is None else window.real.to(context)
@@ -562,5 +813,5 @@ def _ahead(values: Tensor, task: ForecastingConfig, origins: int) -> Tensor:
         task: names their sizes.
         origins: how many.
     """
-    first = task.context - (origins - 1) * task.patch
+    first = values.shape[-1] - task.horizon - (origins - 1) * task.patch
     return values[..., first:].unfold(-1, task.horizon, task.patch)
