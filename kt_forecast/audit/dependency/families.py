@@ -2,6 +2,7 @@
 # ruff: noqa: F401 - a family is imported for the rules that it registers
 
 import kt_forecast.audit.dependency.rules_bags
+import kt_forecast.audit.dependency.rules_cells
 import kt_forecast.audit.dependency.rules_convolution
 import kt_forecast.audit.dependency.rules_elementwise
 import kt_forecast.audit.dependency.rules_indexing
