@@ -282,7 +282,7 @@ def _scoring_stages(recipe: ForecastRecipe, rows: SeriesRows, sample: FewSeries)
         size = np.minimum(size, split.test_end - 1)[: len(found.first)]
         wanted = int(np.maximum((size - fitted.horizon) // stride + 1, 0).sum())
         yield scored(name, distinct, len(row), wanted)
-        if name == forecasting.STREAM and (streamed := fitted.streamed()) is not None:
+        if name == forecasting.STREAM and (streamed := fitted.along()) is not None:
             yield _along(streamed, rows.read_by(fitted), found)
     yield _noise(sample, recipe.seed)
 

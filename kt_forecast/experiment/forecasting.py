@@ -272,7 +272,7 @@ def scored(fitted: Fitted, rows: SeriesRows, rules: ForecastRules) -> ForecastSc
 
     Under ``stream`` a model that keeps no state forecasts the same windows from what they hold.
     """
-    streamed = fitted.streamed() if rules.protocol == STREAM else None
+    streamed = fitted.along() if rules.protocol == STREAM else None
     series, roles, horizon = rows.read_by(fitted), rows.split, fitted.plan.horizon
     mixing = fitted.plan.mixing
     low, high = roles.valid_end, roles.test_end

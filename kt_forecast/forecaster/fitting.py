@@ -168,7 +168,7 @@ class Fitted:
         loop = self.plan.training
         return self.network is not None and loop is not None and loop.segment is not None
 
-    def streamed(self) -> Streamed | None:
+    def along(self) -> Streamed | None:
         """Return the model along whole series; None for one that only forecasts windows."""
         network = self.network
         if network is None or not isinstance(self.plan.part, System):
