@@ -170,7 +170,7 @@ def _of_students(base: Recipe, how: Search, device: str, say: Say) -> tuple[Tabl
             parts[Role.VALID],
             vocabulary,
             device=device,
-            count_flops=_counts_flops(how),
+            count_flops=how.counts_flops,
         )
 
     return Table(interactions.name, facts.SCHEMES[roles.kind]), make
@@ -203,13 +203,9 @@ def _of_series(base: ForecastRecipe, how: Search, device: str, say: Say) -> tupl
         if horizon != (own := planned(recipe)).horizon:
             recipe = recipe.changed({"forecasting": {HORIZON: horizon}}, "tune")
             own = planned(recipe)
-        return problem(own, table, roles, device=device, count_flops=_counts_flops(how))
+        return problem(own, table, roles, device=device, count_flops=how.counts_flops)
 
     return Table(table.name, series.SCHEMES[roles.kind]), make
-
-
-def _counts_flops(how: Search) -> bool:
-    return how.cost == "flops"
 
 
 def title_of(base: AnyRecipe, studies: Sequence[Part]) -> str:

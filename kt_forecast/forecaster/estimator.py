@@ -25,7 +25,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.evaluation import forecasting
 from kt_forecast.forecaster import frames
 from kt_forecast.forecaster.fitting import Fitted, fit_plan
-from kt_forecast.forecaster.searching import asked, searched
+from kt_forecast.forecaster.searching import searched
 from kt_forecast.forecaster.systems import CONTEXT, Plan, plan
 from kt_forecast.tracking.registry import local
 
@@ -160,7 +160,11 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]
             InputError: a setting or the table cannot be used.
         """
         chosen = self._plan()
-        search = asked(self.search)
+        search = None
+        if self.search is not None:
+            from kt_forecast.tuning import Search
+
+            search = Search.of(self.search)
         table, static = self._load(df, static_df)
         if split is None:
             borders = self._borders(table, observed(table), chosen.horizon, val_size, test_size)

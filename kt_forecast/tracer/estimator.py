@@ -22,7 +22,7 @@ from kt_forecast.schema import LINE, P_CORRECT, QUESTION, RESPONSE, STUDENT
 from kt_forecast.sequences.build import build, fit_vocabulary
 from kt_forecast.tracer import frames
 from kt_forecast.tracer.fitting import Fitted, fit_plan, predict_rows
-from kt_forecast.tracer.searching import asked, searched
+from kt_forecast.tracer.searching import searched
 from kt_forecast.tracer.streaming import Stream, mastery_over_time
 from kt_forecast.tracer.systems import plan
 from kt_forecast.tracking.registry import local
@@ -123,7 +123,11 @@ class KnowledgeTracer(BaseEstimator):  # type: ignore[misc]
             seed=self.seed,
         )
         self._check()
-        search = asked(self.search)
+        search = None
+        if self.search is not None:
+            from kt_forecast.tuning import Search
+
+            search = Search.of(self.search)
         interactions = self._load(table)
         if valid is None:
             if len(interactions.students) < 2:

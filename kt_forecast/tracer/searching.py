@@ -95,21 +95,11 @@ def searched(
     """
     from kt_forecast.tuning import best_of
 
-    count = search.weighs_cost and search.cost == "flops"
-    about = problem(chosen, train, valid, vocabulary, device=device, count_flops=count)
+    about = problem(
+        chosen, train, valid, vocabulary, device=device, count_flops=search.counts_flops
+    )
     found, sections = best_of(about, search)
     return with_sections(chosen, sections, chosen.seed), found
-
-
-def asked(search: object) -> "Search | None":
-    """Return a search from what an estimator was given; None where it was given none.
-
-    Raises:
-        InputError: a field of it is refused.
-    """
-    from kt_forecast.tuning import Search
-
-    return None if search is None else Search.of(search)
 
 
 def sections_of(chosen: Plan) -> dict[str, dict[str, Any]]:

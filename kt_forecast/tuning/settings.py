@@ -70,6 +70,11 @@ class Search(Config):
         return cls.parse(given, "search")
 
     @property
+    def counts_flops(self) -> bool:
+        """Whether the operations of a prediction are counted in every trial."""
+        return self.cost == "flops"
+
+    @property
     def weighs_cost(self) -> bool:
         """Whether a second objective is lowered."""
         return self.sampler == "nsga2"
