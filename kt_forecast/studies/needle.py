@@ -157,7 +157,7 @@ class StudentTask:
     def tell(self, rows: int, draw: torch.Generator) -> Asked:
         """Answer every fact's concept once, in any order."""
         order = self._order(rows, draw)
-        facts = _whole(2, (rows, self.settings.facts), draw)
+        facts = balanced(rows, self.settings.facts, draw)
         return self._batch(order, facts.gather(1, order), 0), facts
 
     def pass_by(self, rows: int, count: int, place: int, draw: torch.Generator) -> Batch:
@@ -247,7 +247,7 @@ class SeriesTask:
 
     def tell(self, rows: int, draw: torch.Generator) -> Asked:
         """Stand each channel above or below nought."""
-        facts = _whole(2, (rows, self.settings.facts), draw)
+        facts = balanced(rows, self.settings.facts, draw)
         level = (2.0 * facts - 1.0)[..., None].expand(-1, -1, self.settings.patch)
         return self._patches(level[:, None], draw), facts
 
@@ -282,6 +282,16 @@ class SeriesTask:
     def _patches(self, x: Tensor, draw: torch.Generator) -> Tensor:
         noise = torch.randn(x.shape, generator=draw, device=draw.device)
         return (x + NOISE * noise).flatten(2)
+
+
+def balanced(rows: int, count: int, draw: torch.Generator) -> Tensor:
+    """Return facts of which each is true in half of the rows: to answer alike is to be half right.
+
+    An odd row more is drawn as it comes.
+    """
+    facts, half = _whole(2, (rows, count), draw), rows // 2
+    facts[half : 2 * half] = 1 - facts[:half]
+    return facts
 
 
 def _whole(high: int, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:

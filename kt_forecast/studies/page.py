@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 COLOURS = (MODEL, *RIVALS)
 SHAPES = ("o", *MARKERS)
+MOST_TICKS = 9
+"""Labels of an axis of powers, about."""
 
 
 def render(record: StudyRecord) -> str:
@@ -47,6 +49,8 @@ def picture(record: StudyRecord, chart: Chart) -> Picture:
     """Draw a chart."""
 
     def draw(figure: "matplotlib.figure.Figure") -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         axes = figure.subplots()
         for place, line in enumerate(chart.lines):
             colour = COLOURS[place % len(COLOURS)]
@@ -67,7 +71,9 @@ def picture(record: StudyRecord, chart: Chart) -> Picture:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         if chart.log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=MOST_TICKS))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(chart.x)
         axes.set_ylabel(chart.y)
         legend(axes, columns_that_fit([line.name for line in chart.lines], WIDE_INCHES))

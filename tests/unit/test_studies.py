@@ -27,7 +27,7 @@ def run(name, tmp_path, *sets):
     text = (tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8")
     assert StudyRecord.from_json(text, name).to_json() == text
     page = (tmp_path / "out" / f"{name}.html").read_text(encoding="utf-8")
-    for outside in ("<script", 'src="', "@import"):
+    for outside in ("<script", 'src="', "@import", "mathdefault"):
         assert outside not in page
     assert all(table.title in page for table in record.tables)
     assert page.count("<svg") == len(record.charts)
@@ -186,6 +186,7 @@ def test_what_stands_between_tells_nothing_of_the_facts():
     assert begin.concepts.max() <= settings.facts < between.concepts.min()
     told = torch.zeros_like(facts).scatter(1, begin.concepts[..., 0] - 1, begin.response)
     assert torch.equal(told, facts)
+    assert facts.sum(0).tolist() == [25] * settings.facts, "half is what a constant answer earns"
     assert torch.equal(wanted, facts.gather(1, question.concepts[..., 0] - 1))
     assert torch.equal(question.response, wanted)
 
