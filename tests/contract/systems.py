@@ -5,7 +5,7 @@ from importlib import import_module
 import torch
 from torch import nn
 
-from kt_forecast.nn.system import System, SystemConfig, modules_in
+from kt_forecast.nn.system import Cost, System, SystemConfig, modules_in
 from kt_forecast.sequences.interactions import Batch, Vocabulary
 from kt_forecast.tasks.knowledge_tracing import Scheme, Tracer, TracingConfig
 
@@ -29,6 +29,8 @@ def systems() -> dict[str, System]:
 
 
 OTHER_FORMS = {
+    "combiner_axial": "combiner",
+    "combiner_log": "combiner",
     "mamba2": "mamba",
     "infini_transformer_delta": "infini_transformer",
     "image_transformer_rows": "image_transformer",
@@ -54,11 +56,14 @@ SMALL: dict[str, dict[str, object]] = {
     "image_transformer_rows": {
         "form": "rows",
         "period": 6,
-        "block": 2,
+        "columns": 2,
         "rows": 2,
         "above": 1,
         "beside": 1,
     },
+    "combiner": {"segment": 4},
+    "combiner_axial": {"form": "axial", "segment": 4},
+    "combiner_log": {"form": "log"},
     "bigbird": {"block": 3, "window": 2, "random_blocks": 2, "heads": 2},
     "infini_transformer": {"segment": 4},
     "infini_transformer_delta": {"segment": 4, "rule": "delta"},
@@ -69,6 +74,8 @@ SMALL: dict[str, dict[str, object]] = {
     "sparse_transformer": {"stride": 4, "reading": "merged", "heads": 2},
     "sparse_transformer_fixed": {"stride": 4, "pattern": "fixed", "summary": 1, "heads": 2},
     "all_attention": {"window": 5, "persistent": 3, "heads": 2},
+    "sinkhorn_transformer": {"block": 3, "heads": 2},
+    "dynamic_sparse_attention": {"kept": 3, "heads": 2, "codes": 4, "samples": 3},
     "mamba": {"chunk": 4},
     "mamba2": {"chunk": 4, "form": "mamba2", "groups": 2},
     "memory_compressed": {"window": 4, "factor": 3},
@@ -78,6 +85,7 @@ SMALL: dict[str, dict[str, object]] = {
     "retnet": {"chunk": 4, "magnitudes": True},
     "rmt": {"slots": 3, "segment": 4, "heads": 2},
     "routing_transformer": {"clusters": 3, "window": 3, "heads": 2},
+    "set_transformer": {"points": 3, "chunk": 4},
     "synthesizer": {"reach": 7, "mixed": True},
     "compressive_transformer": {"segment": 4, "memory": 4, "compressed": 3, "rate": 2},
     "gtrxl": {"window": 5, "segment": 4},
@@ -89,13 +97,23 @@ SMALL: dict[str, dict[str, object]] = {
 COUNTED: dict[str, dict[str, object]] = {
     "sparse_transformer": {"expansion": 1},
     "sparse_transformer_fixed": {"expansion": 1, "summary": 8},
-    "image_transformer_rows": {"period": 32, "block": 4, "rows": 4, "above": 4, "beside": 4},
+    "image_transformer_rows": {"period": 32, "columns": 4, "rows": 4, "above": 4, "beside": 4},
     "memory_compressed": {"window": 16, "factor": 2},
     "rmt": {"segment": 256},
     "synthesizer": {"reach": 4200},
+    "sinkhorn_transformer": {"block": 2, "chosen": 1, "layers": 1, "expansion": 1},
+    "dynamic_sparse_attention": {"codes": 16, "layers": 1, "expansion": 1},
     "titans": {"chunk": 128, "window": 64},
 }
 """Settings under which thousands of steps are counted in a few seconds."""
+
+FORM_COSTS = {
+    "combiner_axial": Cost(
+        training_flops=1.5, training_bytes=1, step_flops=1, state_bytes=1, root="segment"
+    ),
+    "combiner_log": Cost(training_flops=1, training_bytes=1, step_flops=1, state_bytes=1),
+}
+"""What other forms cost, where that is not what the system promises of its own."""
 
 
 def settings(name: str, **changes: object) -> SystemConfig:
