@@ -70,12 +70,12 @@ def attend(
     steps = query.shape[2]
     if dilation > 1:
         before = in_phases(before, dilation)
-        some = (phases(x, dilation) for x in (query, key, value))
+        q, k, v = (phases(x, dilation) for x in (query, key, value))
         if document is not None:
             # What completes a phase is a document of its own, the last.
             document = (document - document.max() - 1)[:, None, :, None]
             document = phases(document, dilation)[:, 0, :, 0]
-        y = attend(*some, window, before=before, document=document, kernel=kernel)
+        y = attend(q, k, v, window, before=before, document=document, kernel=kernel)
         return in_phase(y, dilation, steps)
     one_pass = key.shape[2] == steps
     if one_pass and document is None and (window is None or window >= steps):
@@ -294,8 +294,13 @@ def _mask(
 ) -> BlockMask:
     """Return a mask from the tiles with a pair and those of nothing but pairs."""
     full = full & (torch.arange(some.shape[2], device=some.device) < lengths[0] // TILE)[:, None]
-    parts = [t for tiles in (some & ~full, some & full) for t in _ordered(tiles)]
-    return BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=TILE, mask_mod=pairs, seq_lengths=lengths)
+    return BlockMask.from_kv_blocks(
+        *_ordered(some & ~full),
+        *_ordered(some & full),
+        BLOCK_SIZE=TILE,
+        mask_mod=pairs,
+        seq_lengths=lengths,
+    )
 
 
 def _ordered(tiles: Bool[Tensor, "some 1 query key"]) -> tuple[Tensor, Tensor]:
@@ -320,8 +325,9 @@ def _varying(
     edge = F.pad(begins.flatten().nonzero()[:, 0].int(), (0, 1), value=batch * steps)
     longest = int(edge.diff().max())
     reach = (-1 if window is None else window - 1, 0)
-    laid = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-    y = varlen_attn(*laid, edge, edge, longest, longest, window_size=reach)
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    y = varlen_attn(q, k, v, edge, edge, longest, longest, window_size=reach)
+    assert isinstance(y, Tensor)  # noqa: S101 - nothing else was asked for
     return y.unflatten(0, (batch, steps)).transpose(1, 2)
 
 

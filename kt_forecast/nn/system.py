@@ -75,7 +75,8 @@ class Promises:
 
 
 def _power(exponent: int | float) -> str:
-    return {0: "1", 1: "T"}.get(exponent, f"T^{exponent:g}")
+    named: dict[int | float, str] = {0: "1", 1: "T"}
+    return named.get(exponent, f"T^{exponent:g}")
 
 
 class SystemConfig(Config):

@@ -231,13 +231,13 @@ def _with_beside(
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
     """Attend in every block: blocks take the place of heads, so that overlaps need no copy."""
-    some = (x.flatten(0, 1) for x in (query, key, value))
+    q, k, v = (x.flatten(0, 1) for x in (query, key, value))
     if visible is None:
-        y = F.scaled_dot_product_attention(*some, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     else:
         if visible.shape[:2] != (1, 1):
             visible = visible.expand(*query.shape[:2], *visible.shape[2:])
-        y = F.scaled_dot_product_attention(*some, attn_mask=visible.flatten(0, 1))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible.flatten(0, 1))
     return y.unflatten(0, query.shape[:2])
 
 

@@ -120,8 +120,8 @@ class Spanned(Heads):
         parts = []
         for head, (slots, window) in enumerate(zip(read, windows, strict=True)):
             own = slice(head, head + 1)
-            pair = slots[:, None].chunk(2, -1)
-            parts.append(attend_weighed(query[:, own], *pair, bias[own, :window], before=before))
+            k, v = slots[:, None].chunk(2, -1)
+            parts.append(attend_weighed(query[:, own], k, v, bias[own, :window], before=before))
         return self.merged(torch.cat(parts, 1)), after
 
 
@@ -133,7 +133,7 @@ class _Held(torch.autograd.Function):
         return x.clamp(0.0, 1.0)
 
     @staticmethod
-    def backward(_: Any, slope: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ANN401
+    def backward(_: Any, slope: Tensor) -> Tensor:  # noqa: ANN401
         return slope
 
 

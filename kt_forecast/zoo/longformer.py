@@ -104,7 +104,7 @@ class LocalGlobal(Heads):
         self.of_tokens = Heads(config.width, config.heads) if config.tokens else None
         if self.of_tokens is not None:
             self.of_tokens.load_state_dict(self.state_dict(), strict=False)
-            self.of_tokens.out = nn.Identity()
+            del self.of_tokens.out  # what they read goes out with what all others read
 
     def init_state(self, batch: int) -> LongformerState:
         """Return a state without steps."""
@@ -124,7 +124,9 @@ class LocalGlobal(Heads):
         if self.of_tokens is None:
             parts = [
                 attend(
-                    *(t[:, at.heads] for t in (query, key, value)),
+                    query[:, at.heads],
+                    key[:, at.heads],
+                    value[:, at.heads],
                     self.window,
                     dilation=at.dilation,
                     before=before,
@@ -136,10 +138,7 @@ class LocalGlobal(Heads):
         place = span.position
         number = torch.where(place % self.spacing == 0, place // self.spacing, self.tokens)
         tokens = written(state.tokens, new, number, span)
-        parts = [
-            self._beside(at, *(t[:, at.heads] for t in (query, key, value)), tokens, before, span)
-            for at in self.looking
-        ]
+        parts = [self._beside(at, query, key, value, tokens, before, span) for at in self.looking]
         y, early = joined(torch.cat(parts, 1)), state.early
         if span.low < early.shape[1]:
             told = self.of_tokens.told(x, span)
@@ -159,21 +158,22 @@ class LocalGlobal(Heads):
     ) -> OfHeads:
         """Read the window and, in the same softmax, the global steps that stand outside it."""
         heads, dilation = at
+        query, key, value = query[:, heads], key[:, heads], value[:, heads]
         token = torch.arange(self.tokens, device=query.device) * self.spacing
         position = span.position[:1] if span.uniform else span.position
         ago = position[:, None, :, None] - token
         near = (ago >= 0) & (ago % dilation == 0) & (ago < self.window * dilation)
         there = token < span.count[:, None, None, None] if self.published else ago >= 0
-        rows = [t[:, heads] for t in self.halves(tokens)]
+        row_key, row_value = (t[:, heads] for t in self.halves(tokens))
         seen = (there & ~near).expand(len(query), -1, -1, -1)
         if dilation == 1:
-            beside = Beside(*rows, seen)
+            beside = Beside(row_key, row_value, seen)
             return windowed(query, key, value, self.window, before=before, beside=beside)
-        rows = [row.repeat_interleave(dilation, 0) for row in rows]
-        beside = Beside(*rows, phases(seen, dilation))
-        some = (phases(t, dilation) for t in (query, key, value))
+        row_key, row_value = (t.repeat_interleave(dilation, 0) for t in (row_key, row_value))
+        beside = Beside(row_key, row_value, phases(seen, dilation))
+        q, k, v = (phases(t, dilation) for t in (query, key, value))
         before = in_phases(before, dilation)
-        y = windowed(*some, self.window, before=before, beside=beside)
+        y = windowed(q, k, v, self.window, before=before, beside=beside)
         return in_phase(y, dilation, span.length)
 
     def _read_by_tokens(
