@@ -21,7 +21,7 @@ from kt_forecast.serving import wire
 from kt_forecast.serving.guard import Guard
 from kt_forecast.serving.metrics import Metrics
 from kt_forecast.serving.models import TRACING
-from kt_forecast.serving.page import render
+from kt_forecast.serving.page import render, render_api
 from kt_forecast.serving.service import Conflict, Service, Unavailable
 from kt_forecast.serving.threads import log
 
@@ -57,6 +57,8 @@ def build(service: Service) -> Any:  # noqa: ANN401 - an ASGI application
         description=__doc__ or "",
         lifespan=_lifespan(service),
         separate_input_output_schemas=False,
+        docs_url=None,
+        redoc_url=None,
     )
     _add_errors(app)
     _add_common(app, service, metrics)
@@ -234,6 +236,12 @@ def _add_common(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """Show students or series to a person."""
         facts = service.loaded.facts()
         text, headers = render(facts, tracing=facts["task"] == TRACING)
+        return HTMLResponse(text, headers=headers)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """Show the API to a person, from the document that programs read."""
+        text, headers = render_api(app.openapi(), service.loaded.name)
         return HTMLResponse(text, headers=headers)
 
     refusals: Refusals = {s: REFUSALS[s] for s in (401, 429)}

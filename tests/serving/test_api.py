@@ -1,6 +1,7 @@
 """Limits, keys, refusals, cold starts, metrics, and what anyone may send."""
 
 import asyncio
+import re
 
 import pytest
 import schemathesis
@@ -175,6 +176,16 @@ def test_health_readiness_and_numbers(tracers, serving):
     assert broken.json()["reason"] == "disk full"
     assert "/v1/interactions" in openapi.json()["paths"]
     assert docs.status_code == 200
+    named = set(re.findall(r"<code>(\w+) (/[^<]*)</code>", docs.text))
+    paths = openapi.json()["paths"]
+    assert named == {(m.upper(), path) for path, methods in paths.items() for m in methods}
+    for schema in openapi.json()["components"]["schemas"]:
+        assert f'id="{schema}"' in docs.text
+    assert "The caller&#39;s name of this request" in docs.text
+    linked = re.findall(r"(?:src|href|action)=[\"']?([^\"' >]+)", docs.text)
+    assert {link for link in linked if not link.startswith("#")} == {"data:,", "/openapi.json", "/"}
+    assert not re.search(r"https?://|<script|@import|url\(", docs.text)
+    assert "default-src 'none'" in docs.headers["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize("verdict", ["leak", "unproven", None])
