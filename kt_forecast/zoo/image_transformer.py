@@ -22,7 +22,7 @@ from typing import Literal, Self
 
 import torch
 from jaxtyping import Int
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
@@ -40,8 +40,9 @@ class ImageTransformerConfig(HeadsConfig):
         layers: attention and feed-forward pairs.
         heads: attention heads; must divide ``width`` into even sizes.
         form: blocks of a line, or of rows of a period.
-        block: steps of a block of a line; columns of a rectangle.
-        period: steps of a row; a multiple of ``block``.
+        block: steps of a block of a line.
+        period: steps of a row; a multiple of ``columns``.
+        columns: columns of a rectangle.
         rows: rows of a rectangle.
         above: rows above a rectangle that it reads.
         beside: columns beside a rectangle that it reads.
@@ -53,7 +54,8 @@ class ImageTransformerConfig(HeadsConfig):
     layers: int = tunable(2, (1, 2, 4), gt=0)
     form: Literal["line", "rows"] = "line"
     block: int = tunable(64, (16, 32, 64, 128, 256), gt=0)
-    period: int = 0
+    period: int = Field(24, gt=0)
+    columns: int = tunable(6, (3, 6, 12), gt=0)
     rows: int = tunable(2, (1, 2, 4), gt=0)
     above: int = tunable(2, (1, 2, 7), ge=0)
     beside: int = tunable(2, (0, 2, 4), ge=0)
@@ -63,9 +65,9 @@ class ImageTransformerConfig(HeadsConfig):
 
     @model_validator(mode="after")
     def _rectangles_fit(self) -> Self:
-        if self.form == "rows" and (self.period <= 0 or self.period % self.block):
+        if self.form == "rows" and self.period % self.columns:
             raise ValueError(
-                f"block must divide period, got block={self.block} period={self.period}"
+                f"columns must divide period, got columns={self.columns} period={self.period}"
             )
         if self.published and self.form == "line":
             raise ValueError("only form='rows' leaks as published, got form='line'")
@@ -103,16 +105,16 @@ class Rectangles:
     def __call__(self, number: Int[Tensor, "row block"]) -> Int[Tensor, "row 1 block step"]:
         """Return the places that rows of rectangles read, by their number in time."""
         config = self.config
-        start = number * config.block
+        start = number * config.columns
         row, left = start // config.period, start % config.period
         top = row // config.rows * config.rows
         device = number.device
         above = (top - config.above)[..., None] + torch.arange(config.above, device=device)
         wide = left[..., None] + torch.arange(
-            -config.beside, config.block + config.beside, device=device
+            -config.beside, config.columns + config.beside, device=device
         )
         own = top[..., None] + torch.arange(config.rows, device=device)
-        near = left[..., None] + torch.arange(-config.beside, config.block, device=device)
+        near = left[..., None] + torch.arange(-config.beside, config.columns, device=device)
         places = torch.cat([self._places(above, wide), self._places(own, near)], -1)
         return places[:, None]
 
@@ -130,7 +132,7 @@ class Published(GatheredAttention):
     def __init__(self, rectangles: Rectangles) -> None:
         config = rectangles.config
         super().__init__(
-            config.width, config.heads, block=config.block, table=rectangles, reach=None
+            config.width, config.heads, block=config.columns, table=rectangles, reach=None
         )
         self.period = config.period
 
@@ -166,7 +168,7 @@ def _attention(config: ImageTransformerConfig) -> GatheredAttention:
     rows = Rectangles(config)
     if config.published:
         return Published(rows)
-    return GatheredAttention(*sizes, block=config.block, table=rows, reach=rows.reach)
+    return GatheredAttention(*sizes, block=config.columns, table=rows, reach=rows.reach)
 
 
 SYSTEM = System(

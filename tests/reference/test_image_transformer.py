@@ -18,7 +18,7 @@ from kt_forecast.audit.cost import growth
 
 SYSTEM = zoo.load("image_transformer")
 STEPS, WIDTH, HEADS = 29, 16, 2
-ROWS = {"form": "rows", "period": 8, "block": 4, "rows": 2, "above": 2, "beside": 2}
+ROWS = {"form": "rows", "period": 8, "columns": 4, "rows": 2, "above": 2, "beside": 2}
 
 
 def mixer(**settings: object):
@@ -28,7 +28,7 @@ def mixer(**settings: object):
 def neighbourhood(steps, *, published=False):
     """Write out, by rows and columns, which steps read which; one pair of steps at a time."""
     period, wide, rows, above, beside = (
-        ROWS[key] for key in ("period", "block", "rows", "above", "beside")
+        ROWS[key] for key in ("period", "columns", "rows", "above", "beside")
     )
     reads = torch.zeros(steps, steps, dtype=torch.bool)
     for i in range(steps):
@@ -51,8 +51,8 @@ def neighbourhood(steps, *, published=False):
     [
         {"block": 32},
         {"block": 16},
-        {"form": "rows", "period": 6, "block": 6, "rows": 2, "above": 9, "beside": 0},
-        {"form": "rows", "period": 6, "block": 6, "rows": 9, "above": 0, "beside": 3},
+        {"form": "rows", "period": 6, "columns": 6, "rows": 2, "above": 9, "beside": 0},
+        {"form": "rows", "period": 6, "columns": 6, "rows": 9, "above": 0, "beside": 3},
     ],
     ids=["one block", "two blocks", "rows above", "one rectangle"],
 )
@@ -64,14 +64,14 @@ def test_blocks_that_hold_everything_are_full_attention(settings):
 
 def test_a_narrower_rectangle_is_less():
     """What stands right of it in its own earlier rows stays unread."""
-    settings = {"form": "rows", "period": 6, "block": 3, "rows": 9, "above": 0, "beside": 6}
+    settings = {"form": "rows", "period": 6, "columns": 3, "rows": 9, "above": 0, "beside": 6}
     module, x = mixer(**settings), noise(2, STEPS, WIDTH)
     plain = full_attention(module, width=WIDTH, heads=HEADS, layers=2)
     assert (module(x)[0] - plain(x)[0]).abs().max() > 1e-3
 
 
 def test_on_one_row_rectangles_are_blocks_of_a_line():
-    one = {"form": "rows", "period": 40, "block": 5, "rows": 1, "above": 0, "beside": 5}
+    one = {"form": "rows", "period": 40, "columns": 5, "rows": 1, "above": 0, "beside": 5}
     first, second = mixer(**one), mixer(block=5)
     x = noise(2, STEPS, WIDTH).requires_grad_()
     same_with_gradients(lambda x: first(x)[0], lambda x: second(x)[0], (x,))
@@ -115,8 +115,8 @@ def test_as_published_padding_is_not_read():
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="block must divide period"):
-        SYSTEM.config(form="rows", period=24, block=7)
+    with pytest.raises(ValueError, match="columns must divide period"):
+        SYSTEM.config(form="rows", period=24, columns=7)
     with pytest.raises(ValueError, match="only form='rows' leaks"):
         SYSTEM.config(published=True)
 
@@ -130,7 +130,7 @@ def test_no_tensor_of_all_pairs_of_steps():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "form", [{}, {"form": "rows", "period": 24, "block": 8}], ids=["line", "rows"]
+    "form", [{}, {"form": "rows", "period": 24, "columns": 8}], ids=["line", "rows"]
 )
 def test_cost_grows_with_the_length_up_to_many_steps(form):
     module = SYSTEM.build(SYSTEM.config(width=32, layers=1, heads=1, **form))
