@@ -155,7 +155,7 @@ class LocalGlobal(Heads):
         tokens: Kept,
         before: Int[Tensor, " batch"] | None,
         span: Span,
-    ) -> OfHeads:
+    ) -> Float[Tensor, "batch some time size"]:
         """Read the window and, in the same softmax, the global steps that stand outside it."""
         heads, dilation = at
         query, key, value = query[:, heads], key[:, heads], value[:, heads]

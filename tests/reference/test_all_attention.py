@@ -102,4 +102,4 @@ def test_learned_vectors_start_as_published():
     layer = PersistentAttention(SYSTEM.config(width=64, persistent=256))
     for vectors in layer.learned():
         used = vectors[vectors != 0]
-        assert float(used.std()) == pytest.approx(1.0, abs=0.05)
+        assert used.std().item() == pytest.approx(1.0, abs=0.05)
