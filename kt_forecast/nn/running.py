@@ -6,11 +6,13 @@ carried: work and memory grow with the number of steps, and a single step needs 
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 CHUNK = 64
 """Steps compared pair by pair."""
+NOTHING = -1e30
+"""A logit of what is not there: finite, so that the difference of two of them is a number."""
 
 
 def running_sums(
@@ -38,6 +40,48 @@ def running_sums(
         sums = torch.cat([state.to(dtype)[:, :, None], arriving], 2).cumsum(2)
         y = (q @ k.transpose(-1, -2)).tril() @ v + q @ sums[:, :, :-1]
         return y.flatten(2, 3)[:, :, :steps], sums[:, :, -1]
+
+
+def running_softmax(
+    logits: Float[Tensor, "batch head time point"],
+    value: Float[Tensor, "batch head time size"],
+    read: Float[Tensor, "batch head point size"],
+    mass: Float[Tensor, "batch head point"],
+    real: Bool[Tensor, "batch time"] | None = None,
+) -> tuple[
+    Float[Tensor, "batch head time point size"],
+    Float[Tensor, "batch head point size"],
+    Float[Tensor, "batch head point"],
+]:
+    """Return what queries that stay the same read of the values up to each step, and at the end.
+
+    All pairs of these steps are compared: hand over a chunk at a time. Every exponent is at most
+    zero, and no step's is taken relative to a later one.
+
+    Args:
+        logits: of every step for each query.
+        value: of every step.
+        read: what the queries read of the steps before.
+        mass: logarithm of the sum of the exponentials of those steps' logits; `NOTHING` for none.
+        real: where there is a step; None for everywhere.
+
+    Returns:
+        What is read at each step; and ``read`` and ``mass`` after the last.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    logits, value, read, mass = (x.to(dtype) for x in (logits, value, read, mass))
+    with torch.autocast(logits.device.type, enabled=False):
+        if real is not None:
+            logits = logits.masked_fill(~real[:, None, :, None], NOTHING)
+            value = value * real[:, None, :, None]
+        each = logits.mT[..., None, :]
+        steps = logits.shape[2]
+        past = torch.ones(steps, steps, dtype=torch.bool, device=logits.device).tril()
+        before = mass[..., None, None].expand(-1, -1, -1, steps, 1)
+        weight = torch.cat([before, each.masked_fill(~past, -torch.inf)], -1).softmax(-1)
+        reads = weight[..., :1] * read[..., None, :] + weight[..., 1:] @ value[:, :, None]
+        mass = torch.cat([mass[..., None], logits.mT], -1).logsumexp(-1)
+        return reads.transpose(2, 3), reads[:, :, :, -1], mass
 
 
 def _chunked(x: Tensor, size: int) -> Tensor:

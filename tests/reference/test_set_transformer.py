@@ -1,0 +1,137 @@
+"""The Set Transformer against properties that only a correct one has (specs 10)."""
+
+import math
+
+import pytest
+import torch
+from reference.sparse_cases import (
+    audited,
+    drawn,
+    noise,
+    refused_where_it_would_leak,
+    same_with_gradients,
+)
+
+from kt_forecast import zoo
+from kt_forecast.nn.running import NOTHING, running_softmax
+from kt_forecast.nn.streams import Span
+from kt_forecast.zoo.set_transformer import InducedLayer
+
+SYSTEM = zoo.load("set_transformer")
+WIDTH, STEPS = 16, 23
+CLOSE = {"atol": 1e-12, "rtol": 0.0}
+
+
+def config(**settings):
+    sizes = {"width": WIDTH, "heads": 2, "points": 3, "chunk": 4, "dropout": 0.0}
+    return SYSTEM.config(**sizes | settings)
+
+
+def layer(**settings):
+    return drawn(InducedLayer(config(**settings)))
+
+
+def read(module, x):
+    return module(x, module.init_state(len(x)), Span.beginning(x))[0]
+
+
+def block(maps, x, y):
+    """The paper's multihead attention block, as its code has it."""
+    q = maps.query(x)
+    k, v = maps.key_value(y).chunk(2, -1)
+    q_, k_, v_ = (torch.cat(part.split(part.shape[-1] // 2, -1)) for part in (q, k, v))
+    weight = (q_ @ k_.mT / math.sqrt(q.shape[-1])).softmax(-1)
+    o = torch.cat((q_ + weight @ v_).split(len(x)), -1)
+    o = maps.norms[0](o)
+    return maps.norms[1](o + maps.feed(o).relu())
+
+
+def pooled(module, x):
+    return block(module.gather, module.points.expand(len(x), -1, -1), x)
+
+
+def induced(module, x):
+    return block(module.give, x, pooled(module, x))
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+def test_each_step_is_what_the_published_form_gives_its_prefix(chunk, normed):
+    module = layer(chunk=chunk, normed=normed)
+    same_with_gradients(
+        lambda x, *_: read(module, x),
+        lambda x, *_: torch.cat([induced(module, x[:, :t])[:, -1:] for t in range(1, 10)], 1),
+        (noise(2, 9, WIDTH).requires_grad_(), *module.parameters()),
+        tolerance=1e-10,
+    )
+
+
+def test_the_published_form_is_the_papers_code():
+    module = layer(published=True)
+    same_with_gradients(
+        lambda x, *_: read(module, x),
+        lambda x, *_: induced(module, x),
+        (noise(2, STEPS, WIDTH).requires_grad_(), *module.parameters()),
+        tolerance=1e-11,
+    )
+
+
+def test_order_counts_in_time_only():
+    order = torch.randperm(STEPS, generator=torch.Generator().manual_seed(0))
+    x = noise(2, STEPS, WIDTH)
+    whole, own = layer(published=True), layer()
+    torch.testing.assert_close(read(whole, x[:, order]), read(whole, x)[:, order], **CLOSE)
+    assert (read(own, x[:, order]) - read(own, x)[:, order]).abs().max() > 1e-3
+    _, state = own(x, own.init_state(2), Span.beginning(x))
+    _, other = own(x[:, order], own.init_state(2), Span.beginning(x))
+    torch.testing.assert_close(other.read, state.read, **CLOSE)
+    torch.testing.assert_close(other.mass, state.mass, **CLOSE)
+
+
+def test_points_pool_the_past_whatever_its_order():
+    module, x = layer(), noise(2, STEPS, WIDTH)
+    other = torch.cat([x[:, :-1].flip(1), x[:, -1:]], 1)
+    torch.testing.assert_close(read(module, other)[:, -1], read(module, x)[:, -1], **CLOSE)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, STEPS])
+def test_a_running_softmax_is_a_softmax_of_every_prefix(chunk):
+    logits, value = 30 * noise(2, 2, STEPS, 3), noise(2, 2, STEPS, 4, seed=2)
+    read_, mass = torch.zeros(2, 2, 3, 4).double(), torch.full((2, 2, 3), NOTHING).double()
+    for low in range(0, STEPS, chunk):
+        part = slice(low, low + chunk)
+        reads, read_, mass = running_softmax(logits[:, :, part], value[:, :, part], read_, mass)
+        for t in range(reads.shape[2]):
+            weight = logits[:, :, : low + t + 1].softmax(2)
+            torch.testing.assert_close(
+                reads[:, :, t], weight.mT @ value[:, :, : low + t + 1], **CLOSE
+            )
+    torch.testing.assert_close(mass, logits.logsumexp(2), **CLOSE)
+
+
+def test_a_later_logit_however_large_hides_no_earlier_step():
+    logits, value = noise(1, 1, 6, 2).float(), noise(1, 1, 6, 4, seed=2).float()
+    empty = torch.zeros(1, 1, 2, 4), torch.full((1, 1, 2), NOTHING)
+    calm = running_softmax(logits, value, *empty)[0]
+    logits[:, :, -1] = 1e4
+    loud = running_softmax(logits, value, *empty)[0]
+    assert torch.equal(loud[:, :, :-1], calm[:, :, :-1])
+    torch.testing.assert_close(loud[:, :, -1], value[:, :, -1:].expand(-1, -1, 2, -1))
+
+
+def test_the_auditor_finds_the_published_points_and_the_tasks_refuse_them():
+    settings = config(published=True, layers=1)
+    report = audited(drawn(SYSTEM.build(settings)), noise(1, 6, WIDTH))
+    assert report.verdict == "leak", report.summary()
+    refused_where_it_would_leak(SYSTEM, settings)
+
+
+def test_padding_is_not_in_the_published_set():
+    module, x = drawn(SYSTEM.build(config(published=True))), noise(1, 9, WIDTH)
+    valid = torch.arange(9)[None] < 6
+    torch.testing.assert_close(module(x, valid=valid)[0][:, :6], module(x[:, :6])[0], **CLOSE)
+
+
+def test_the_state_is_a_vector_and_a_number_a_point():
+    module = SYSTEM.build(SYSTEM.config(width=32, heads=4, layers=3, points=6))
+    assert module.init_state(5).numel() == 5 * (3 * 6 * (32 + 4) + 1)
