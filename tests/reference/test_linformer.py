@@ -1,22 +1,17 @@
 """Linformer against properties that only a correct one has (specs 6)."""
 
-import math
-from itertools import pairwise
-
 import pytest
 import torch
 import torch.nn.functional as F
 from reference.sparse_cases import (
     audited,
     drawn,
-    largest_tensor,
     noise,
     refused_where_it_would_leak,
     same_with_gradients,
 )
 
 from kt_forecast import zoo
-from kt_forecast.audit.cost import growth, training_cost
 from kt_forecast.nn.streams import Span
 from kt_forecast.zoo.linformer import LinformerAttention
 
@@ -98,16 +93,6 @@ def test_shares_repeat_after_the_last_place():
     torch.testing.assert_close(read(module, x), read(longer, x), **CLOSE)
 
 
-def test_single_precision_streams_as_it_passes():
-    module = drawn(SYSTEM.build(config())).float()
-    x = noise(2, 150, WIDTH).float()
-    state, pieces = module.init_state(2), []
-    for piece in x.split([1, 1, 70, 3, 75], 1):
-        y, state = module(piece, state)
-        pieces.append(y)
-    torch.testing.assert_close(torch.cat(pieces, 1), module(x)[0], atol=1e-4, rtol=0.0)
-
-
 def test_the_auditor_finds_the_published_mixtures_and_the_tasks_refuse_them():
     settings = config(published=True, layers=1)
     report = audited(drawn(SYSTEM.build(settings)), noise(1, 6, WIDTH))
@@ -118,29 +103,3 @@ def test_the_auditor_finds_the_published_mixtures_and_the_tasks_refuse_them():
 def test_the_state_is_two_matrices_a_head():
     module = SYSTEM.build(SYSTEM.config(width=32, heads=4, layers=3, slots=6))
     assert module.init_state(5).numel() == 5 * (3 * 4 * 2 * 6 * 8 + 1)
-
-
-def test_no_tensor_grows_with_the_square_of_the_steps():
-    module = SYSTEM.build(config(chunk=64))
-    sizes = [
-        largest_tensor(lambda n=n: module(torch.randn(1, n, WIDTH))[0].sum().backward())
-        for n in (512, 1024)
-    ]
-    assert sizes[1] <= 2 * sizes[0]
-
-
-def test_cost_is_linear_from_a_thousand_steps():
-    module = SYSTEM.build(config(chunk=64))
-    measured = growth(module, WIDTH, streaming=True, lengths=(1024, 8192))
-    assert measured.training_flops == pytest.approx(1.0, abs=0.02)
-    assert measured.training_bytes == pytest.approx(1.0, abs=0.02)
-    assert (measured.step_flops, measured.state_bytes) == (0.0, 0.0)
-
-
-@pytest.mark.slow
-def test_cost_is_linear_up_to_sixty_four_thousand_steps():
-    module = SYSTEM.build(config(chunk=64))
-    costs = [training_cost(module, torch.randn(1, n, WIDTH)) for n in (1024, 8192, 65536)]
-    for (flops, kept), (more_flops, more_kept) in pairwise(costs):
-        assert math.log(more_flops / flops, 8) == pytest.approx(1.0, abs=0.02)
-        assert math.log(more_kept / kept, 8) == pytest.approx(1.0, abs=0.02)
