@@ -312,7 +312,7 @@ def _along(streamed: Streamed, measured: SeriesSet, chosen: Origins) -> Stage:
 
     moved = float((forecast(changed) - forecast(measured)).abs().max())
     return Stage(
-        "scoring: stream",
+        "scoring: along series",
         "passed" if moved == 0.0 else "found",
         f"a forecast moves by {moved:.1e} when all that comes after its origin changes",
     )

@@ -45,11 +45,12 @@ def test_two_processes_equal_one(tmp_path, device):
     assert [p.name for p in (tmp_path / "two" / "place").iterdir()] == ["checkpoint.safetensors"]
 
 
-def test_two_processes_forecast_as_one_does(tmp_path):
+@pytest.mark.parametrize("options", [(), ("--along",)])
+def test_two_processes_forecast_as_one_does(tmp_path, options):
     (tmp_path / "one").mkdir()
-    tiny_forecast.main(tmp_path / "one")
+    tiny_forecast.main(tmp_path / "one", *options)
     alone = told(tmp_path / "one", 0)
-    together = launch(tmp_path / "two", script=tiny_forecast)
+    together = launch(tmp_path / "two", *options, script=tiny_forecast)
     assert [found["world"] for found in together] == [2, 2]
     for found in together:
         for name in ("losses", "metrics"):

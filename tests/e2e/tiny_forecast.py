@@ -17,14 +17,23 @@ TASK = {"horizon": 4, "context": 16, "patch": 4, "windows_per_batch": 33, "windo
 MEMBERS = ({"system": "ridge", "settings": {"context": 12, "penalty": 1.0}},)
 
 
-def main(folder: Path) -> None:
+ALONG = {"epochs": 2, "segment": 8, "carried": 2}
+
+
+def main(folder: Path, *options: str) -> None:
     random = np.random.default_rng(0)
     stamps = np.datetime64("2024-01-01", "us") + np.arange(120) * np.timedelta64(1, "h")
     y = np.sin(np.arange(120) / 3) + random.normal(size=(2, 120)) / 5
-    frames = [pl.DataFrame({"unique_id": f"s{i}", "ds": stamps, "y": y[i]}) for i in range(2)]
+    size = [120, 120] if "--along" not in options else [120, 70]
+    frames = [
+        pl.DataFrame({"unique_id": f"s{i}", "ds": stamps[:n], "y": y[i, :n]})
+        for i, n in enumerate(size)
+    ]
     table = load(pl.concat(frames))
     roles = split(table, ByLast(valid=16, test=8))
     chosen = plan("gpt", SETTINGS, TASK, {"epochs": 2}, members=MEMBERS)
+    if "--along" in options:
+        chosen = plan("rmt", SETTINGS | {"segment": 4}, TASK | {"dense": True}, ALONG)
     place = Checkpoint(folder / "place", fingerprint="data", resume=True)
     with workers("cpu") as group:
         fitted = fit_plan(chosen, table, roles, levels=(0.9,), checkpoint=place, device="cpu")
@@ -40,4 +49,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
