@@ -142,7 +142,7 @@ OPTIONS = {
         "--runs",
         "--device",
     },
-    "zoo": {"name"},
+    "zoo": {"name", "--causality"},
     "study pooling": {"recipe", "--set", "--runs", "--device"},
     "study reuse": {"--set", "--full", "--out", "--runs", "--device"},
     "study budget": {"--set", "--full", "--out", "--runs", "--device"},
