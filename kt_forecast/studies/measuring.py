@@ -115,7 +115,7 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
     activity = torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity], profile_memory=True) as profiler:
         call()
-    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    results = profiler.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
     total = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

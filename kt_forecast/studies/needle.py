@@ -98,6 +98,7 @@ class NeedleSettings(StudySettings):
 
 
 Asked = tuple[Any, Tensor]
+Job = tuple[NeedleSettings, str, str]
 
 
 @runtime_checkable
@@ -308,13 +309,14 @@ def sizes(name: str, settings: NeedleSettings) -> dict[str, Any]:
     it does not forget by construction.
     """
     segment = settings.segment
-    return {
+    known: dict[str, dict[str, Any]] = {
         "transformer_xl": {"window": segment, "segment": segment},
         "infini_transformer": {"segment": segment},
         "rmt": {"segment": segment, "slots": 10},
         "titans": {"chunk": segment, "window": segment},
         "retnet": {"longest": float(2**settings.farthest)},
-    }.get(name, {})
+    }
+    return known.get(name, {})
 
 
 def measure(settings: NeedleSettings, say: Say) -> Found:
@@ -330,7 +332,9 @@ def measure(settings: NeedleSettings, say: Say) -> Found:
         )
     for name in settings.systems:
         settings.system(name, **sizes(name, settings))
-    jobs = [(settings, task, name) for task in settings.tasks for name in settings.systems]
+    jobs: list[Job] = [
+        (settings, task, name) for task in settings.tasks for name in settings.systems
+    ]
     rows: list[Row] = []
     for found in _worked(jobs, settings.processes):
         rows += found
@@ -338,7 +342,7 @@ def measure(settings: NeedleSettings, say: Say) -> Found:
     return shown(settings, rows)
 
 
-def _worked(jobs: list[tuple[NeedleSettings, str, str]], processes: int) -> Iterator[list[Row]]:
+def _worked(jobs: list[Job], processes: int) -> Iterator[list[Row]]:
     if processes == 1:
         yield from map(_one, jobs)
         return
@@ -346,7 +350,7 @@ def _worked(jobs: list[tuple[NeedleSettings, str, str]], processes: int) -> Iter
         yield from pool.map(_one, jobs)
 
 
-def _one(job: tuple[NeedleSettings, str, str]) -> list[Row]:
+def _one(job: Job) -> list[Row]:
     """Train and ask one system on one task."""
     settings, name = job[0], job[2]
     task = TASKS[job[1]](settings)
@@ -462,7 +466,7 @@ def reach(rows: list[Row]) -> int:
 
 def shown(settings: NeedleSettings, rows: list[Row]) -> Found:
     """Return reaches, tables and charts of what was measured."""
-    by = {
+    by: dict[tuple[str, str], list[Row]] = {
         (task, name): [row for row in rows if (row["task"], row["system"]) == (task, name)]
         for task in settings.tasks
         for name in settings.systems

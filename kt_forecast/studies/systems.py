@@ -14,9 +14,9 @@ from kt_forecast.training import device_named
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {"mamba2": ("mamba", {"form": "mamba2"})}
 """Settings, by a name of their own, that make another mixer of a system."""
 SIZES: dict[str, dict[str, Any]] = {
-    "transformer_xl": {"window": 128, "segment": 128},
-    "gtrxl": {"window": 128, "segment": 128},
-    "compressive_transformer": {"segment": 128, "memory": 128, "compressed": 64},
+    "transformer_xl": {"window": 128, "segment": 64},
+    "gtrxl": {"window": 128, "segment": 64},
+    "compressive_transformer": {"segment": 64, "memory": 64, "compressed": 32},
     "infini_transformer": {"segment": 128},
     "rmt": {"segment": 256, "slots": 10},
     "titans": {"chunk": 128, "window": 128},
