@@ -71,7 +71,7 @@ def without_test(interactions: Interactions, roles: Split) -> tuple[Interactions
 
 
 def single(recipe: AnyRecipe) -> AnyRecipe:
-    """Return the one experiment that a study repeats.
+    """Return the experiment that a study repeats: one fold, one seed, and every horizon.
 
     Raises:
         InputError: the recipe is of several.
@@ -83,14 +83,9 @@ def single(recipe: AnyRecipe) -> AnyRecipe:
             "a study searches the settings of one model, and the recipe has members; accepted is"
             " --set members=[]"
         )
-    if len(recipe.horizons) > 1:
-        raise InputError(
-            f"horizons holds {len(recipe.horizons)} of them, and a study is of one; accepted is"
-            f" --set horizons=[{recipe.horizons[0]}]"
-        )
-    changes: dict[str, Any] = {"horizons": (), "seeds": ()}
-    if recipe.horizons:
-        changes["forecasting"] = {HORIZON: recipe.horizons[0]}
+    changes: dict[str, Any] = {"seeds": ()}
+    if len(recipe.horizons) == 1:
+        changes |= {"horizons": (), "forecasting": {HORIZON: recipe.horizons[0]}}
     if recipe.seeds:
         changes["seed"] = recipe.seeds[0]
     return recipe.changed(changes, "tune")
@@ -179,7 +174,7 @@ def _of_students(base: Recipe, how: Search, device: str, say: Say) -> tuple[Tabl
 def _of_series(base: ForecastRecipe, how: Search, device: str, say: Say) -> tuple[Table, Make]:
     """Return what the table is, and what makes a system's problem of it."""
     from kt_forecast.forecaster import plan
-    from kt_forecast.forecaster.searching import problem, without_test
+    from kt_forecast.forecaster.searching import mean_of, problem, without_test
 
     def planned(recipe: Any) -> Any:  # noqa: ANN401
         return plan(
@@ -191,8 +186,12 @@ def _of_series(base: ForecastRecipe, how: Search, device: str, say: Say) -> tupl
         )
 
     whole = series.load(base.data)
-    horizon = planned(base).horizon
-    table, roles = without_test(whole, series.divided(whole, base.split, base.data.source, horizon))
+    horizons = base.horizons or (planned(base).horizon,)
+    left = {
+        horizon: without_test(whole, series.divided(whole, base.split, base.data.source, horizon))
+        for horizon in horizons
+    }
+    table, roles = left[horizons[0]]
     say(
         f"{table.name}: {table.n_rows:,} of {whole.n_rows:,} rows train or validate; the others"
         " are left out"
@@ -200,12 +199,23 @@ def _of_series(base: ForecastRecipe, how: Search, device: str, say: Say) -> tupl
     del whole
 
     def make(recipe: Any) -> Problem:  # noqa: ANN401
-        if horizon != (own := planned(recipe)).horizon:
-            recipe = recipe.changed({"forecasting": {HORIZON: horizon}}, "tune")
-            own = planned(recipe)
-        return problem(own, table, roles, device=device, count_flops=how.counts_flops)
+        return mean_of(
+            [
+                problem(
+                    planned(recipe.changed({"forecasting": {HORIZON: horizon}}, "tune")),
+                    *left[horizon],
+                    device=device,
+                    count_flops=how.counts_flops,
+                )
+                for horizon in horizons
+            ]
+        )
 
-    return Table(table.name, series.SCHEMES[roles.kind]), make
+    division = series.SCHEMES[roles.kind]
+    if len(horizons) > 1:
+        steps = ", ".join(map(str, horizons))
+        division += f" A score is the mean over {steps} steps ahead; the first one prunes."
+    return Table(table.name, division), make
 
 
 def title_of(base: AnyRecipe, studies: Sequence[Part]) -> str:

@@ -1,7 +1,7 @@
 """A study of a forecaster's settings: rows that train and rows that validate, and none after."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from kt_forecast.data.series.table import SeriesTable
 from kt_forecast.errors import InputError
 from kt_forecast.evaluation.forecasting import validation_scores
 from kt_forecast.forecaster.fitting import Fitted, fit_plan, valid_origins
-from kt_forecast.forecaster.systems import Plan, plan
+from kt_forecast.forecaster.systems import HORIZON, Plan, plan
 from kt_forecast.nn.system import System
 from kt_forecast.sequences.windows import gather
 from kt_forecast.tasks.forecasting import ForecastingConfig
@@ -108,6 +108,61 @@ def problem(
         check=check,
         run=run,
     )
+
+
+def mean_of(problems: Sequence["Problem"]) -> "Problem":
+    """Return the problem of settings that several horizons share: the mean of their scores.
+
+    A trial trains every horizon, and is pruned by the first one alone: what it gave says how far
+    behind a trial is, and means over other horizons could not be held beside it.
+
+    Args:
+        problems: one for each horizon, of the same system.
+    """
+    from kt_forecast.tuning import Outcome
+
+    if len(problems) == 1:
+        return problems[0]
+    first = problems[0]
+    horizons = [one.sections[FORECASTING][HORIZON] for one in problems]
+
+    def of(sections: Any, horizon: int) -> Any:  # noqa: ANN401
+        task = {**sections[FORECASTING], HORIZON: horizon}
+        return {**sections, FORECASTING: task}
+
+    def run(sections: Any, seed: int, tell: Callable[[Any], None]) -> Outcome:  # noqa: ANN401
+        latest: list[Any] = []
+
+        def hear(epoch: Any) -> None:  # noqa: ANN401
+            latest[:] = [epoch]
+            tell(epoch)
+
+        def again(epoch: Any) -> None:  # noqa: ANN401
+            del epoch
+            # Time may be over; there is nothing new to judge by.
+            tell(replace(latest[0], number=first.epochs))
+
+        found = [
+            one.run(of(sections, horizon), seed, hear if one is first else again)
+            for one, horizon in zip(problems, horizons, strict=True)
+        ]
+        flops = [one.flops for one in found if one.flops is not None]
+        return Outcome(
+            sum(one.value for one in found) / len(found),
+            best_epoch=found[0].best_epoch,
+            epochs=sum(one.epochs for one in found),
+            parameters=found[0].parameters,
+            flops=sum(flops) if flops else None,
+        )
+
+    def check(sections: Any) -> None:  # noqa: ANN401
+        for one, horizon in zip(problems, horizons, strict=True):
+            one.check(of(sections, horizon))
+
+    rows = hashlib.sha256(
+        repr([*zip((one.rows for one in problems), horizons, strict=True)]).encode()
+    )
+    return replace(first, rows=rows.hexdigest(), check=check, run=run)
 
 
 def searched(

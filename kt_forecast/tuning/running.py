@@ -71,6 +71,7 @@ class Run:
         self._budget = budget
         self._record = record
         self._best: float | None = None
+        self._reported = 0
         self._weighs = len(study.directions) > 1
 
     def go(
@@ -141,8 +142,9 @@ class Run:
         if self._best is None or problem.better(value, self._best):
             self._best = value
         self._record.epoch(epoch)
-        if not self._weighs:
+        if not self._weighs and epoch.number > self._reported:
             self._trial.report(self._best, epoch.number)
+            self._reported = epoch.number
         if self._budget.is_over():
             raise _Late
         last = epoch.number >= problem.epochs

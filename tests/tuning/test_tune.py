@@ -318,9 +318,46 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-def test_several_horizons_are_refused(series: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--set horizons=\[6\]"):
-        tuned(forecast_of(series, horizons=[6, 12]), tmp_path)
+def test_several_horizons_are_judged_by_their_mean(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = forecast_of(series, horizons=[6, 12], seeds=[1, 2])
+    found = tuned(recipe, tmp_path, {"trials": 2, "seeds": 1})
+    assert "mean over 6, 12 steps ahead" in found.record.split
+    winner = read_recipe(found.written)
+    assert isinstance(winner, ForecastRecipe)
+    assert (winner.horizons, winner.seed, winner.seeds) == ((6, 12), 1, ())
+    light(monkeypatch)
+    best = []
+    for one in winner.each("again"):
+        record = run(one, runs=tmp_path, device="cpu", say=str).record
+        best += [row.metrics["mse"] for row in record.curve if row.epoch == record.best_epoch]
+    assert best[0] != best[1]
+    assert found.record.score == found.record.study.best.value == sum(best) / 2
+
+
+def test_a_trial_of_several_horizons_is_pruned_by_the_first_and_stops_in_any(series: Path) -> None:
+    recipe = forecast_of(series, horizons=[6, 12])
+    _, (part,) = parts_of(recipe, Search(**QUICK), ["dlinear"], "cpu", str)
+    heard: list[tuple[int, float]] = []
+    part.problem.run(part.problem.sections, 0, lambda e: heard.append((e.number, e.metrics["mse"])))
+    assert [number for number, _ in heard] == [1, 2, 3, 3, 3, 3]
+    assert len({mse for _, mse in heard[2:]}) == 1
+
+    def late(epoch: Any) -> None:
+        heard.append(epoch)
+        if len(heard) == 5:
+            raise KeyboardInterrupt
+
+    heard.clear()
+    with pytest.raises(KeyboardInterrupt):
+        part.problem.run(part.problem.sections, 0, late)
+
+
+def test_members_are_refused(series: Path, tmp_path: Path) -> None:
+    members = [{"settings": {"kernel": 5}}]
+    with pytest.raises(InputError, match=r"accepted is --set members=\[\]"):
+        tuned(forecast_of(series, members=members), tmp_path)
 
 
 def test_the_command_shows_trials_and_writes_the_winner(table: Path, tmp_path: Path) -> None:
