@@ -313,6 +313,7 @@ class SeriesForecaster(nn.Module):
         first = window.context[..., 0]
         level = torch.where(begins, first, state.measured.level)
         shift, spread, measured = self._measured(window, replace(state.measured, level=level))
+        assert measured is not None  # noqa: S101 - what was carried goes on
         # Nothing moved before the first patch.
         before = torch.where(
             begins,
