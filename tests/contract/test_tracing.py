@@ -15,14 +15,26 @@ ROWS, STEPS = 3, 13
 TOLERANCE = {"atol": 1e-10, "rtol": 0.0}
 STREAMED = [(name, scheme) for name, scheme in TRACED if name in STREAMING]
 BUNDLES = pytest.mark.parametrize("bundles", [False, True], ids=["single", "bundled"])
-EACH = pytest.mark.parametrize(("name", "scheme"), TRACED)
-FIRST = dict(reversed(TRACED))
-AUDITED = [
-    pytest.param(name, scheme, marks=() if FIRST[name] == scheme else pytest.mark.slow)
-    for name, scheme in TRACED
-]
-"""An audit takes seconds: by default in one scheme of a system."""
-EACH_STREAMED = pytest.mark.parametrize(("name", "scheme"), STREAMED)
+IN_EVERY_SCHEME = {"gpt", "dkt"}
+"""Systems by which the schemes themselves are tested."""
+
+
+def own(name):
+    """Return the scheme that a system is used with, unless it is told another."""
+    return (SYSTEMS[name].tracing or {}).get("scheme", "two_stream")
+
+
+def each(pairs, *, always=()):
+    """Mark as slow the schemes that a system is not used with by itself."""
+    kept = [name in always or own(name) == scheme for name, scheme in pairs]
+    marks = [() if keep else pytest.mark.slow for keep in kept]
+    params = [pytest.param(*pair, marks=mark) for pair, mark in zip(pairs, marks, strict=True)]
+    return pytest.mark.parametrize(("name", "scheme"), params)
+
+
+EACH = each(TRACED, always=IN_EVERY_SCHEME)
+EACH_STREAMED = each(STREAMED, always=IN_EVERY_SCHEME)
+EACH_AUDITED = each(TRACED)
 
 
 def logits(model, batch):
@@ -208,7 +220,7 @@ def test_saved_weights_give_the_same_bits(name, scheme, tmp_path):
     assert torch.equal(logits(again, batch), logits(model, batch))
 
 
-@pytest.mark.parametrize(("name", "scheme"), AUDITED)
+@EACH_AUDITED
 def test_the_auditor_finds_nothing(name, scheme):
     report = audit_tracer(tracer(name, scheme), interactions(2, 9, bundles=True), moments=1)
     assert report.verdict != "leak", report.summary()
