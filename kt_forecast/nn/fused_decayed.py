@@ -15,14 +15,15 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 64
-"""Steps compared pair by pair."""
+CHUNK = 32
+"""Steps compared pair by pair; so few that no product is one of warp groups, which some releases of
+Triton compile wrongly for Hopper where a tile is masked."""
 LEAST = 16
 """The smallest side of a product of matrices."""
-MOST_VALUES = {"carry": 32, "read": 64, "gradients": 32}
+MOST_VALUES = {"carry": 32, "read": 32, "gradients": 32}
 """Values of a head that one program handles at a time."""
 MANY_KEYS = 64
-"""Where a head has more keys, twice as many threads share a product."""
+"""From as many keys a head on, twice as many threads form the gradients."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -125,12 +126,12 @@ def _beside(like: Tensor, size: int) -> Tensor:
 def _sizes(kernel: str, keys: int, values: int, *, rough: bool) -> dict[str, Any]:
     """Return what a kernel is compiled for."""
     values = max(LEAST, triton.next_power_of_2(values))
-    many = keys > MANY_KEYS or kernel == "gradients" or (kernel == "read" and not rough)
+    many = keys >= MANY_KEYS and kernel == "gradients"
     return {
         "chunk": CHUNK,
         "keys": max(LEAST, triton.next_power_of_2(keys)),
         "values": min(values, MOST_VALUES[kernel]),
-        "precision": "tf32" if rough else "tf32x3",
+        "precision": "tf32" if rough else "ieee",
         "num_warps": 8 if many else 4,
         "num_stages": 1 if kernel == "gradients" else 2,
     }
@@ -172,9 +173,9 @@ def _carry(
     value = tl.program_id(0) * values + tl.arange(0, values)
     matrix = key_size * value_size
     chunks = tl.cdiv(steps, chunk)
-    s = _tile(state + row * matrix, key, value, value_size, 1, key_size, value_size)
+    s = _tile(state + row * matrix, value, key, 1, value_size, value_size, key_size)
     starts += row * (chunks + 1) * matrix
-    _put(starts, s, key, value, value_size, 1, key_size, value_size)
+    _put(starts, s, value, key, 1, value_size, value_size, key_size)
     for c in range(chunks):
         step = c * chunk + tl.arange(0, chunk)
         decay = tl.load(g + step.to(tl.int64) * g_step, mask=step < steps, other=0.0)
@@ -182,10 +183,10 @@ def _carry(
         total = tl.sum(decay, 0)
         to_end = tl.exp(total - tl.cumsum(decay, 0))
         k_ = _tile(k, step, key, k_step, k_size, steps, key_size) * to_end[:, None]
-        v_ = _tile(v, step, value, v_step, v_size, steps, value_size)
-        s = s * tl.exp(total) + tl.dot(tl.trans(k_), v_, input_precision=precision)
+        v_ = _tile(v, value, step, v_size, v_step, value_size, steps)
+        s = s * tl.exp(total) + tl.dot(v_, k_, input_precision=precision)
         starts += matrix
-        _put(starts, s, key, value, value_size, 1, key_size, value_size)
+        _put(starts, s, value, key, 1, value_size, value_size, key_size)
 
 
 @triton.jit
@@ -206,19 +207,19 @@ def _carry_back(
     value = tl.program_id(0) * values + tl.arange(0, values)
     matrix = key_size * value_size
     chunks = tl.cdiv(steps, chunk)
-    s = _tile(last + row * matrix, key, value, value_size, 1, key_size, value_size)
+    s = _tile(last + row * matrix, value, key, 1, value_size, value_size, key_size)
     ends += (row * chunks + chunks - 1) * matrix
     for back in range(chunks):
-        _put(ends, s, key, value, value_size, 1, key_size, value_size)
+        _put(ends, s, value, key, 1, value_size, value_size, key_size)
         step = (chunks - 1 - back) * chunk + tl.arange(0, chunk)
         decay = tl.load(g + step.to(tl.int64) * g_step, mask=step < steps, other=0.0)
         decay = decay.to(tl.float32)
         from_start = tl.exp(tl.cumsum(decay, 0))
         q_ = _tile(q, step, key, q_step, q_size, steps, key_size) * from_start[:, None]
-        o_ = _tile(grad, step, value, o_step, o_size, steps, value_size)
-        s = s * tl.exp(tl.sum(decay, 0)) + tl.dot(tl.trans(q_), o_, input_precision=precision)
+        o_ = _tile(grad, value, step, o_size, o_step, value_size, steps)
+        s = s * tl.exp(tl.sum(decay, 0)) + tl.dot(o_, q_, input_precision=precision)
         ends -= matrix
-    _put(first + row * matrix, s, key, value, value_size, 1, key_size, value_size)
+    _put(first + row * matrix, s, value, key, 1, value_size, value_size, key_size)
 
 
 @triton.jit
@@ -277,9 +278,12 @@ def _gradients(
     place = tl.arange(0, chunk)
     between = tl.where(place[:, None] >= place[None, :], total[:, None] - total[None, :], -1e30)
     between = tl.exp(between)
+    after = tl.where(place[:, None] <= place[None, :], total[None, :] - total[:, None], -1e30)
+    after = tl.exp(after)
     q_ = _tile(q + batch * q_batch + head * q_head, step, key, q_step, q_size, steps, key_size)
     k_ = _tile(k + batch * k_batch + head * k_head, step, key, k_step, k_size, steps, key_size)
-    near = tl.dot(q_, tl.trans(k_), input_precision=precision) * between
+    # Each matrix of pairs is formed in both orders: from registers it could not be turned cheaply.
+    near = tl.dot(k_, tl.trans(q_), input_precision=precision) * after
     written = k_ * to_end[:, None]
     v += batch * v_batch + head * v_head
     grad += batch * o_batch + head * o_head
@@ -289,6 +293,7 @@ def _gradients(
     starts += (row * (chunks + 1) + c) * matrix
     ends += (row * chunks + c) * matrix
     of_near = tl.zeros((chunk, chunk), dtype=tl.float32)
+    turned = tl.zeros((chunk, chunk), dtype=tl.float32)
     by_q = tl.zeros((chunk, keys), dtype=tl.float32)
     by_k = tl.zeros((chunk, keys), dtype=tl.float32)
     later = 0.0
@@ -302,14 +307,16 @@ def _gradients(
             end = _tile(starts + matrix, key, value, value_size, 1, key_size, value_size)
             later += tl.sum(tl.sum(end * worth, 1), 0)
         of_near += tl.dot(o_, tl.trans(v_), input_precision=precision)
+        turned += tl.dot(v_, tl.trans(o_), input_precision=precision)
         by_q += tl.dot(o_, tl.trans(s), input_precision=precision)
         by_k += tl.dot(v_, tl.trans(worth), input_precision=precision)
-        by_v = tl.dot(tl.trans(near), o_, input_precision=precision)
+        by_v = tl.dot(near, o_, input_precision=precision)
         by_v += tl.dot(written, worth, input_precision=precision)
         _put(of_v, by_v, step, value, dv_step, dv_size, steps, value_size)
     of_near *= between
+    turned *= after
     by_q = by_q * from_start[:, None] + tl.dot(of_near, k_, input_precision=precision)
-    by_k = by_k * to_end[:, None] + tl.dot(tl.trans(of_near), q_, input_precision=precision)
+    by_k = by_k * to_end[:, None] + tl.dot(turned, q_, input_precision=precision)
     of_q += batch * dq_batch + head * dq_head
     of_k += batch * dk_batch + head * dk_head
     _put(of_q, by_q, step, key, dq_step, dq_size, steps, key_size)

@@ -18,6 +18,8 @@ CHUNK = 32
 """Steps whose states one program holds."""
 WIDE = 128
 """States of a step that one program holds."""
+WARPS = 8
+"""Groups of threads that share a program of the backward pass."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -100,7 +102,7 @@ class _SelectiveScan(torch.autograd.Function):
             *strides,
             *shape,
             **sizes,
-            num_warps=8,
+            num_warps=WARPS,
         )
         return (
             of_u.to(u.dtype),

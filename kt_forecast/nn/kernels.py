@@ -41,7 +41,7 @@ def only(*kinds: Kind) -> Iterator[None]:
         _allowed.reset(before)
 
 
-def for_decayed(key: Tensor, value: Tensor) -> Recurrence | None:
+def for_decayed(key: Tensor, value: Tensor, log_decay: Tensor) -> Recurrence | None:
     """Return what runs `kt_forecast.nn.decayed.decayed` faster for such tensors, if anything does.
 
     Products of fla's kernels are rounded to fewer digits than single precision has, so they run
@@ -52,7 +52,9 @@ def for_decayed(key: Tensor, value: Tensor) -> Recurrence | None:
         return None
     rough = _rough(value)
     even = key.shape[3] % 2 == 0 and value.shape[3] % 2 == 0
-    if "package" in _allowed.get() and rough and even and (found := _found("fla.ops.simple_gla")):
+    suits = rough and even and "package" in _allowed.get()
+    found = _found("fla.ops.simple_gla") if suits else None
+    if found is not None and (_steady(log_decay) or _sound()):
         return partial(_untraced(_by_fla), found.chunk_simple_gla)
     if "own" in _allowed.get() and find_spec("triton") and key.shape[3] <= MOST_KEYS:
         from kt_forecast.nn.fused_decayed import decayed
@@ -94,6 +96,19 @@ def _found(name: str) -> ModuleType | None:
         return None
 
 
+def _steady(log_decay: Tensor) -> bool:
+    """Return whether a head's decay is one number, which nothing learns."""
+    return log_decay.shape[0] == 1 and log_decay.stride(2) == 0 and not log_decay.requires_grad
+
+
+@cache
+def _sound() -> bool:
+    """Return whether fla can form gradients of learned decays here: it refuses some compilers."""
+    utils = import_module("fla.utils")
+    bad = utils.TRITON_ABOVE_3_4_0 and not utils.TRITON_ABOVE_3_7_1
+    return not (utils.IS_NVIDIA_HOPPER and bad)
+
+
 @cache
 def _untraced(run: Recurrence) -> Recurrence:
     """Keep the compiler out; decorating would load it wherever this module is loaded."""
@@ -111,8 +126,7 @@ def _by_fla(
     """Do `decayed` by fla's gated linear attention with one gate a head, steps before heads."""
     batch, heads, steps, _ = value.shape
     q, k = (x.expand(batch, heads, steps, -1).to(value.dtype) for x in (query, key))
-    steady = log_decay.shape[0] == 1 and log_decay.stride(2) == 0 and not log_decay.requires_grad
-    if steady:
+    if _steady(log_decay):
         decay = {"g_gamma": log_decay[0, :, 0].expand(heads).float().contiguous()}
     else:
         decay = {"g": log_decay.expand(batch, heads, steps).transpose(1, 2).float()}

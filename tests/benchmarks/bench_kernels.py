@@ -45,7 +45,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def retention(batch: int, steps: int, width: int) -> list[Tensor]:
     """Give tensors as a layer of RetNet does: four heads, decays that nothing learns."""
     heads, keys, values = 4, width // 4, width // 2
-    decay = -torch.logspace(-5, -8, heads, base=2.0).cuda()[None, :, None].expand(-1, -1, steps)
+    decay = (-torch.logspace(-5, -8, heads, base=2.0)).cuda()[None, :, None].expand(-1, -1, steps)
     return [
         noise(batch, steps, heads, keys).transpose(1, 2),
         noise(batch, steps, heads, keys, seed=1).transpose(1, 2) * keys**-0.5,
@@ -230,9 +230,9 @@ class Report:
 
 def available() -> dict[str, list[str]]:
     """Return the kinds of kernels that there are for every operation and system."""
-    _, key, value, *_ = retention(1, 2, 64)
+    _, key, value, decay, _ = retention(1, 2, 64)
     with rounded("tf32"), kernels.only("package"):
-        products = kernels.for_decayed(key, value) is not None
+        products = kernels.for_decayed(key, value, decay) is not None
         scans = kernels.for_scan(value[:, 0], 16) is not None
     found = {}
     for name in (*OPERATIONS, *SYSTEMS):

@@ -98,7 +98,7 @@ def test_a_steady_decay_is_handed_over_once_a_head():
 
 
 def test_plain_operations_run_on_a_processor():
-    assert kernels.for_decayed(*of_decayed()[1:3]) is None
+    assert kernels.for_decayed(*of_decayed()[1:4]) is None
     assert kernels.for_scan(of_scan()[0], 6) is None
 
 
@@ -137,6 +137,8 @@ def needs(kind, what):
 )
 def test_fading_sums_by_kernels_equal_plain_ones(kind, steps, sizes):
     needs(kind, "decayed")
+    if kind == "package" and not kernels._sound():
+        pytest.skip("fla refuses this release of Triton on this GPU")
     given = [x.cuda() for x in of_decayed(steps, 3, *sizes)]
     with kernels.only():
         slow = with_gradients(decayed, [x.double() for x in given])
