@@ -89,8 +89,12 @@ class Segments:
         if span.uniform:
             low = span.low % self.size
             return low, low + span.length, None
-        offset = span.before % self.size
-        low, total = int(offset.min()), int((offset + span.count).max())
+        if span.low == span.high:
+            low = span.low % self.size
+            total = low + span.length
+        else:
+            offset = span.before % self.size
+            low, total = torch.stack([offset.min(), (offset + span.count).max()]).tolist()
         place = self._place(low, total)
         return low, total, (place >= 0) & (place < span.count[:, None])
 

@@ -198,16 +198,21 @@ def _only_real(
     run: Callable[[Tensor, S, Span], tuple[Tensor, S]], x: Tensor, state: S, valid: Tensor | None
 ) -> tuple[Tensor, S]:
     """Move real steps to the left, run, and put what came of them back."""
-    before = state.position
-    low, high = int(before.min()), int(before.max())
-    if valid is None or bool(valid.all()):
-        count = torch.full_like(before, x.shape[1])
-        return run(x, state, Span(before, count, x.shape[1], low, high, whole=True))
-    count = valid.sum(1)
-    most = int(count.max())
-    if most == 0:
+    before, steps = state.position, x.shape[1]
+    count = torch.full_like(before, steps) if valid is None else valid.sum(1)
+    low, high, least, most = _seen(before, count)
+    if least == steps:
+        return run(x, state, Span(before, count, steps, low, high, whole=True))
+    if most == 0 or valid is None:
         return torch.zeros_like(x), state
     order = (~valid).long().argsort(dim=1, stable=True)[:, :most, None].expand(-1, -1, x.shape[2])
-    span = Span(before, count, most, low, high, whole=bool((count == most).all()))
+    span = Span(before, count, most, low, high, whole=least == most)
     y, state = run(x.gather(1, order), state, span)
     return y.new_zeros(x.shape).scatter(1, order, y), state
+
+
+def _seen(before: Tensor, count: Tensor) -> tuple[int, int, int, int]:
+    """Return the least and greatest of both in one look, for on a GPU each waits for all work."""
+    ends = torch.stack([*before.aminmax(), *count.aminmax()])
+    low, high, least, most = ends.tolist()
+    return low, high, least, most

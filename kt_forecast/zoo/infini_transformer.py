@@ -236,10 +236,13 @@ def linear_rule(k: Tensor, v: Tensor, memory: Tensor, total: Tensor) -> tuple[Te
 def delta_rule(k: Tensor, v: Tensor, memory: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     """Do as `linear_rule`, taking from each value what the memory gave for its key before."""
     totals = torch.cat([total[:, :, None], k.sum(3)], 2).cumsum(2)
+    # All but the memories themselves for all segments at once: what a segment adds to the one
+    # before it, and by which matrix it takes from it.
+    weight = k / (k @ totals[:, :, :-1, :, None] + EPSILON)
+    added, taken = k.transpose(-1, -2) @ v, k.transpose(-1, -2) @ weight
     memories = [memory]
-    for key, value, before in zip(k.unbind(2), v.unbind(2), totals.unbind(2), strict=False):
-        found = (key @ memory) / (key @ before[..., None] + EPSILON)
-        memory = memory + key.transpose(-1, -2) @ (value - found)
+    for more, less in zip(added.unbind(2), taken.unbind(2), strict=True):
+        memory = memory + more - less @ memory
         memories.append(memory)
     return torch.stack(memories, 2), totals
 
