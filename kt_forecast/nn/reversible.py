@@ -158,10 +158,10 @@ class ReversibleStack(Stack):
         leak: how the layers read later steps, in a few words; empty where they do not.
     """
 
-    layers: Sequence[ReversibleLayer]  # type: ignore[assignment]
+    layers: Sequence[ReversibleLayer]
 
     def __init__(self, layers: Iterable[ReversibleLayer], width: int, *, leak: str = "") -> None:
-        super().__init__(layers, nn.LayerNorm(2 * width), leak=leak)  # type: ignore[arg-type]
+        super().__init__(layers, nn.LayerNorm(2 * width), leak=leak)
         self.out = nn.Linear(2 * width, width)
 
     def forward(
@@ -188,7 +188,8 @@ class ReversibleStack(Stack):
     def _recomputed(self, x: Tensor, state: StackState, span: Span) -> tuple[Tensor, StackState]:
         seeds = [self._seeds() for _ in self.layers]
         learned = [p for p in self.layers.parameters() if p.requires_grad]  # type: ignore[attr-defined]
-        return self._joined(_Undone.apply(self.layers, state, span, seeds, x, *learned)), state
+        pair: Pair = _Undone.apply(self.layers, state, span, seeds, x, *learned)  # type: ignore[no-untyped-call]
+        return self._joined(pair), state
 
     def _joined(self, pair: Pair) -> Tensor:
         return self.out(self.norm(torch.cat(pair, -1)))

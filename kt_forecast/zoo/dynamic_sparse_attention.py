@@ -150,16 +150,15 @@ class PredictedAttention(nn.Module):
         end = span.before + span.count
         learns = self.training and torch.is_grad_enabled()
         read, lost = [], []
-        for part in zip(
-            *(t.split(QUERIES_AT_ONCE, 2) for t in (q, asking)),
-            place.split(QUERIES_AT_ONCE, 1),
-            strict=True,
+        some = QUERIES_AT_ONCE
+        for query, asks, where in zip(
+            q.split(some, 2), asking.split(some, 2), place.split(some, 1), strict=True
         ):
-            args = (*part, keys, values, codes, end)
-            if torch.is_grad_enabled() and x.shape[1] > QUERIES_AT_ONCE:
-                y, missed = checkpoint(self._read, *args, learns, use_reentrant=False)
+            args = (query, asks, where, keys, values, codes, end, learns)
+            if torch.is_grad_enabled() and x.shape[1] > some:
+                y, missed = checkpoint(self._read, *args, use_reentrant=False)
             else:
-                y, missed = self._read(*args, learns)
+                y, missed = self._read(*args)
             read.append(y)
             lost.append(missed)
         if learns:

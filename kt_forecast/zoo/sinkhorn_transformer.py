@@ -140,9 +140,9 @@ class ChoosingAttention(nn.Module):
         visible = (slot <= slot[:, None]).new_ones(self.block, self.chosen * self.block)
         if not self.cut:
             visible = torch.cat([visible, slot <= slot[:, None]], 1)
-        y = F.scaled_dot_product_attention(
-            *(part.flatten(0, 1) for part in (columns, *read)), attn_mask=visible
-        ).unflatten(0, columns.shape[:2])
+        q, k, v = (part.flatten(0, 1) for part in (columns, *read))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        y = y.unflatten(0, columns.shape[:2])
         y = grid.steps(y.permute(0, 2, 3, 1, 4).flatten(3))
         return self.out(y.to(x.dtype)), SinkhornState(keys, values, total, left)
 
