@@ -7,7 +7,7 @@ from reference.sparse_cases import drawn, noise, same_with_gradients
 from kt_forecast import zoo
 from kt_forecast.nn.running import running_sums
 from kt_forecast.nn.streams import Span
-from kt_forecast.zoo.linear_transformer import EPSILON, LinearAttention, positive
+from kt_forecast.zoo.linear_transformer import EPSILON, LinearAttention
 
 SYSTEM = zoo.load("linear_transformer")
 WIDTH, STEPS = 16, 23
@@ -26,6 +26,11 @@ def attention(**settings):
 
 def read(module, x):
     return module(x, module.init_state(len(x)), Span.beginning(x))[0]
+
+
+def positive(x):
+    """The paper's features: elu and one."""
+    return torch.where(x > 0, x + 1, x.exp())
 
 
 def by_pairs(module, x):
