@@ -127,3 +127,17 @@ def test_bytes_kept_for_an_update_do_not_grow_with_the_history(name):
         return max(found)
 
     assert most(256) == most(64) > 0
+
+
+def test_the_loop_carries_what_an_update_left_to_the_next():
+    def loss(segment, carried):
+        model = tracer("rmt", "shifted", dropout=0.0, identity_dropout=0.0, next_question=0.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        batches = Stretches(students(23, 21, 9), segment=segment, carried=carried)
+        config = TrainingConfig(epochs=1, learning_rate=1e-12, segment=segment, metric="none")
+        done = fit(model, batches, lambda: {"none": 0.0}, config, device="cpu")
+        return done.history[0].loss
+
+    assert loss(4, 2) == pytest.approx(loss(24, 1), rel=1e-5)
