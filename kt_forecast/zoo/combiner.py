@@ -344,7 +344,8 @@ def _row(
 
 def build(config: CombinerConfig) -> Stack:
     """Return the mixer."""
-    form = {"fixed": Fixed, "log": Log, "axial": Axial}[config.form]
+    forms: dict[str, type[Fixed | Log | Axial]] = {"fixed": Fixed, "log": Log, "axial": Axial}
+    form = forms[config.form]
     inner = config.expansion * config.width
     layers = [
         MixingLayer(form(config), config.width, inner=inner, dropout=config.dropout)

@@ -95,6 +95,7 @@ SMALL: dict[str, dict[str, object]] = {
 """Settings under which a few steps already cross every border that a system has."""
 
 COUNTED: dict[str, dict[str, object]] = {
+    "combiner": {"expansion": 1},
     "sparse_transformer": {"expansion": 1},
     "sparse_transformer_fixed": {"expansion": 1, "summary": 8},
     "image_transformer_rows": {"period": 32, "columns": 4, "rows": 4, "above": 4, "beside": 4},
