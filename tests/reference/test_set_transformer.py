@@ -127,9 +127,11 @@ def test_the_auditor_finds_the_published_points_and_the_tasks_refuse_them():
 
 
 def test_padding_is_not_in_the_published_set():
-    module, x = drawn(SYSTEM.build(config(published=True))), noise(1, 9, WIDTH)
-    valid = torch.arange(9)[None] < 6
-    torch.testing.assert_close(module(x, valid=valid)[0][:, :6], module(x[:, :6])[0], **CLOSE)
+    module, x = drawn(SYSTEM.build(config(published=True))), noise(2, 9, WIDTH)
+    valid = torch.arange(9) < torch.tensor([[6], [9]])
+    got = module(x, valid=valid)[0]
+    torch.testing.assert_close(got[:1, :6], module(x[:1, :6])[0], **CLOSE)
+    torch.testing.assert_close(got[1:], module(x[1:])[0], **CLOSE)
 
 
 def test_the_state_is_a_vector_and_a_number_a_point():
