@@ -21,9 +21,11 @@ from kt_forecast.tuning import (
     search,
     threads,
 )
+from kt_forecast.tuning.desk import Desk
 from kt_forecast.tuning.ledger import Trial, counts, slots
 from kt_forecast.tuning.sampling import pruner
-from kt_forecast.tuning.storage import Lock, open_storage
+from kt_forecast.tuning.storage import Lock, open_storage, opened
+from kt_forecast.tuning.study import _space
 
 
 def done(
@@ -168,6 +170,18 @@ def test_an_interrupted_trial_is_put_back_and_costs_no_attempt(tmp_path: Path) -
     assert calls[1] == calls[2] == calls[3] == calls[4]
     assert len(calls) == 4 + 3
     assert len(found.lost) == 3
+
+
+def test_a_trial_that_two_processes_find_dead_is_booked_again_once(tmp_path: Path) -> None:
+    about, how = problem(), Search(trials=3, seeds=1)
+    with opened(str(tmp_path / "journal.log")) as storage:
+        place = Place("toy", str(tmp_path / "journal.log"))
+        desk = Desk(about, how, _space(about, how), place, Budget(), storage)
+        desk.study.ask()
+        for _ in range(2):
+            desk.again(0, "its process ended without a word", died=True)
+        booked = [one for one in desk.trials() if one.key == ledger.retry_of(0)]
+    assert len(booked) == 1
 
 
 def test_an_error_that_no_setting_explains_is_not_hidden(tmp_path: Path) -> None:
