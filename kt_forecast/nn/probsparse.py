@@ -165,15 +165,14 @@ class ProbSparse(nn.Module):
     def _measure(self, q: Tensor, keys: Tensor, span: Span) -> Tensor:
         """Return how far the highest of the sampled logits lies above their mean."""
         found = []
-        for part, position in zip(
-            q.split(QUERY_CHUNK, 2), span.position.split(QUERY_CHUNK, 1), strict=True
-        ):
-            # Padding at the right of a row may stand beyond the last slot.
-            index = sampled(position, self.samples).clamp_max(keys.shape[2] - 1)
+        position = span.position[:1] if span.uniform else span.position
+        # Padding at the right of a row may stand beyond the last slot.
+        drawn = sampled(position, self.samples).clamp_max(keys.shape[2] - 1)
+        for part, places in zip(q.split(QUERY_CHUNK, 2), drawn.split(QUERY_CHUNK, 1), strict=True):
             if span.uniform:
-                key = keys.index_select(2, index[0].flatten())
+                key = keys.index_select(2, places[0].flatten())
             else:
-                index = index.flatten(1)[:, None, :, None]
+                index = places.flatten(1)[:, None, :, None]
                 key = keys.gather(2, index.expand(-1, self.heads, -1, self.size))
             key = key.unflatten(2, (part.shape[2], self.samples))
             logits = (part[:, :, :, None] * key).sum(-1)
