@@ -221,8 +221,10 @@ class Log(Combining):
         for level in range((span.high + span.length - 1).bit_length()):
             pair = place >> (level + 1)
             first = place[:, :1] >> (level + 1)
-            last = (place[:, -1:] >> (level + 1)) - first
-            count = int(last.max()) + 1
+            # Rows that begin elsewhere within a region meet one more than their length holds.
+            size = 2 << level
+            offset = span.low % size if span.uniform else size - 1
+            count = (offset + span.length - 1) // size + 1
             begin = (first + torch.arange(count, device=x.device)) << (level + 1)
             step = begin[..., None] + torch.arange(1 << level, device=x.device)
             step = step.clamp_max(state.shape[1] - 1)
