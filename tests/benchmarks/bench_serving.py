@@ -44,8 +44,9 @@ async def _client(
     while counter[0] > 0:
         counter[0] -= 1
         key = f"{name}-{counter[0]}"
+        student = counter[0] % students if counter[2] else some.randrange(students)
         body = {
-            "student": f"s{some.randrange(students)}",
+            "student": f"s{student}",
             "answers": [
                 {
                     "question": key if counter[1] else str(some.randrange(1000)),
@@ -66,12 +67,16 @@ async def _client(
 
 
 async def _load(
-    port: int, part: str, clients: int, answers: int, students: int, named: bool
+    port: int, part: str, clients: int, answers: int, students: int, named: bool, in_turn: bool
 ) -> dict:
-    """Post from several clients at once; return what it took and what was acknowledged."""
+    """Post from several clients at once; return what it took and what was acknowledged.
+
+    Questions are ``named`` by their answer where each is to be found again; students answer
+    ``in_turn``, so that each of them does, or are drawn.
+    """
     latency: list[float] = []
     acked: list[str] = []
-    counter = [answers, int(named)]
+    counter = [answers, int(named), int(in_turn)]
     began = time.perf_counter()
     names = [f"{part}-{clients}-{i}" for i in range(clients)]
     await asyncio.gather(
@@ -97,6 +102,7 @@ def _posted(served: Served, part: str, clients: int, options: argparse.Namespace
         "answers": more.get("answers", options.answers),
         "students": more.get("students", options.students),
         "named": more.get("named", False),
+        "in_turn": more.get("in_turn", False),
     }
     process = psutil.Process(served.process.pid)
     before = sum(process.cpu_times()[:2])
@@ -121,6 +127,7 @@ def _through_a_kill(served: Served, log: Path, options: argparse.Namespace) -> d
         "answers": options.answers,
         "students": options.students,
         "named": True,
+        "in_turn": False,
     }
     clients = subprocess.Popen(
         [sys.executable, __file__, "--client", json.dumps(arguments)],
@@ -183,7 +190,7 @@ def main() -> None:
         found["after"] = [_posted(served, "after", n, options) for n in CLIENTS]
         found["rss_mib"] = _memory(served)
         count = options.many
-        _posted(served, "many", 64, options, answers=2 * count, students=count)
+        _posted(served, "many", 64, options, answers=2 * count, students=count, in_turn=True)
         found["rss_mib_after_many_students"] = _memory(served)
         with closing(sqlite3.connect(log)) as store:
             found["students"] = store.execute("SELECT count(*) FROM streams").fetchone()[0]
