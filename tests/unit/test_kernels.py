@@ -184,7 +184,8 @@ def test_systems_by_kernels_stream_as_plain_ones_pass(kind, name, settings):
         still = module(x[:, :9], state, valid=torch.zeros_like(valid[:, :9]))[1]
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     close = 1e-2 if rough else 1e-4
-    torch.testing.assert_close(torch.cat(pieces, 1), slow, atol=close, rtol=close)
+    fast = torch.cat(pieces, 1)
+    torch.testing.assert_close(fast[valid], slow[valid], atol=close, rtol=close)
     for name_, tensor in state.tensors().items():
         torch.testing.assert_close(tensor, end.tensors()[name_], atol=close, rtol=close)
         assert torch.equal(tensor, still.tensors()[name_])
