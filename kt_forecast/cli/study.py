@@ -83,89 +83,45 @@ def study_history(
         say(f"wrote {json}")
 
 
-@study_app.command("reuse")
-def study_reuse(
-    set_: OwnSets = [],
-    full: Full = False,
-    out: Out = None,
-    runs: Runs = RUNS,
-    device: Device = "auto",
-) -> None:
-    """Time Transformer-XL's memory against encoding each window again, and a cached window.
-
-    \b
-    Example:
-      kt-forecast study reuse --set 'windows=[128,512]'
-    """
-    _measure("reuse", set_, full, out or runs / STUDIES, device)
-
-
-@study_app.command("budget")
-def study_budget(
-    set_: OwnSets = [],
-    full: Full = False,
-    out: Out = None,
-    runs: Runs = RUNS,
-    device: Device = "auto",
-) -> None:
-    """Count what Infini-attention's memory saves, and score a cache of equal size.
-
-    \b
-    Example:
-      kt-forecast study budget --set epochs=5
-    """
-    _measure("budget", set_, full, out or runs / STUDIES, device)
+MEASURED = {
+    "reuse": (
+        "Time Transformer-XL's memory against encoding each window again, and a cached window.",
+        "reuse --set 'windows=[128,512]'",
+    ),
+    "budget": (
+        "Count what Infini-attention's memory saves, and score a cache of equal size.",
+        "budget --set epochs=5",
+    ),
+    "needle": (
+        "Ask for an answer after a long history of a student, and of a series.",
+        'needle --set \'systems=["rmt","mamba"]\'',
+    ),
+    "latency": (
+        "Time one more step, and weigh the state, after short and long histories.",
+        "latency --set segment=1024",
+    ),
+    "growth": (
+        "Time training passes, and weigh their memory, as sequences grow.",
+        "growth --full --device cuda",
+    ),
+}
+"""What each measuring study shows, and how it is called."""
 
 
-@study_app.command("needle")
-def study_needle(
-    set_: OwnSets = [],
-    full: Full = False,
-    out: Out = None,
-    runs: Runs = RUNS,
-    device: Device = "auto",
-) -> None:
-    """Ask for an answer after a long history of a student, and of a series.
-
-    \b
-    Example:
-      kt-forecast study needle --set 'systems=["rmt","mamba"]'
-    """
-    _measure("needle", set_, full, out or runs / STUDIES, device)
+def _add(name: str, shows: str, example: str) -> None:
+    @study_app.command(name, help=f"{shows}\n\n\b\nExample:\n  kt-forecast study {example}")
+    def measure(
+        set_: OwnSets = [],
+        full: Full = False,
+        out: Out = None,
+        runs: Runs = RUNS,
+        device: Device = "auto",
+    ) -> None:
+        _measure(name, set_, full, out or runs / STUDIES, device)
 
 
-@study_app.command("latency")
-def study_latency(
-    set_: OwnSets = [],
-    full: Full = False,
-    out: Out = None,
-    runs: Runs = RUNS,
-    device: Device = "auto",
-) -> None:
-    """Time one more step, and weigh the state, after short and long histories.
-
-    \b
-    Example:
-      kt-forecast study latency --set segment=1024
-    """
-    _measure("latency", set_, full, out or runs / STUDIES, device)
-
-
-@study_app.command("growth")
-def study_growth(
-    set_: OwnSets = [],
-    full: Full = False,
-    out: Out = None,
-    runs: Runs = RUNS,
-    device: Device = "auto",
-) -> None:
-    """Time training passes, and weigh their memory, as sequences grow.
-
-    \b
-    Example:
-      kt-forecast study growth --full --device cuda
-    """
-    _measure("growth", set_, full, out or runs / STUDIES, device)
+for _name, _told in MEASURED.items():
+    _add(_name, *_told)
 
 
 @study_app.command("page")
