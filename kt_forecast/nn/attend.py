@@ -244,6 +244,7 @@ def _compiled() -> Any:  # noqa: ANN401
 
 
 @lru_cache(SHAPES)
+@torch.inference_mode(mode=False)  # what validation asks for first is kept for training
 def _band(steps: int, window: int, device: torch.device, rows: int = 0) -> BlockMask:
     """Return which tiles of keys the tiles of queries read, without a look at pairs of steps.
 

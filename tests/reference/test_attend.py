@@ -98,6 +98,17 @@ def test_tiles_are_those_that_hold_a_pair(steps, window):
     same_tiles(made, wanted)
 
 
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_mask_kept_by_validation_serves_training(rows):
+    module._band.cache_clear()
+    with torch.inference_mode():
+        made = module._band(300, 50, torch.device("cpu"), rows)
+    assert module._band(300, 50, torch.device("cpu"), rows) is made
+    kept = [part for part in vars(made).values() if isinstance(part, torch.Tensor)]
+    assert kept
+    assert not any(part.is_inference() for part in kept)
+
+
 @pytest.mark.parametrize("window", [None, 150])
 def test_tiles_of_documents_are_those_that_hold_a_pair(window):
     document = torch.tensor([[0] * 100 + [1] * 290 + [4] * 123, [2] * 513])
