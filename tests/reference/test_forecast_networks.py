@@ -75,7 +75,7 @@ def part(given: Window, index: object) -> Window:
 def ahead(model: SeriesForecaster, given: Window) -> torch.Tensor:
     """Return the first output of each step ahead, without the task's last rounding."""
     with torch.no_grad():
-        shift, spread = model._measured(given)
+        shift, spread = model._window_measured(given)
         scaled = (given.context - shift) / spread
         return model.network(replace(given, context=scaled))[..., 0] * spread + shift
 

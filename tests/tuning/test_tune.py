@@ -267,7 +267,7 @@ def test_all_systems_are_searched_with_equal_budgets(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "kt_forecast.experiment.tuning_parts.serving", lambda task: ["dkt", "gpt", "logistic"]
+        "kt_forecast.experiment.systems.serving", lambda task: ["dkt", "gpt", "logistic"]
     )
     small = {"training": SMALL["training"], "tracing": {"neighbours": 0, "identity": 0}}
     recipe = recipe_of(table, search=small, training={"epochs": 1, "steps_per_batch": 512})
