@@ -148,7 +148,8 @@ class HashedAttention(nn.Module):
         groups = Groups(bucket, state, self.window, span)
         q, v = self._each_round(q), self._each_round(v)
         keys, kept = groups.read(F.normalize(q, dim=-1), state.kept[0])
-        values, kept_values = groups.read(v, state.kept[1])
+        # What is no number would pass a weight of zero; who may read it learns of it by its key.
+        values, kept_values = groups.read(v.nan_to_num(), state.kept[1])
         logits = groups.placed(q) @ keys.transpose(-1, -2)
         labels = torch.stack([bucket, groups.rank], -1).unflatten(1, (self.heads, self.rounds))
         labels = self._each_round(labels.movedim(2, 3).flatten(3))

@@ -121,6 +121,16 @@ def test_only_the_published_chunks_see_the_future(published, scale):
     assert moved > 0.1 if published else moved == 0.0
 
 
+def test_a_later_step_that_is_no_number_changes_nothing_before_it():
+    x = noise(2, STEPS, WIDTH)
+    spoilt = x.clone()
+    spoilt[:, -1] = torch.nan
+    with torch.no_grad():
+        before, after = (mixer()(each)[0] for each in (x, spoilt))
+    assert torch.equal(before[:, :-1], after[:, :-1])
+    assert after[:, -1].isnan().all()
+
+
 def test_no_slope_shows_what_the_published_chunks_reveal():
     module, x = mixer(published=True), noise(1, STEPS, WIDTH).requires_grad_()
     y = module(x)[0]
