@@ -41,6 +41,21 @@ def only(*kinds: Kind) -> Iterator[None]:
         _allowed.reset(before)
 
 
+@contextmanager
+def without_cudnn_attention() -> Iterator[None]:
+    """Let torch's attention run by any kernel but cuDNN's, which it prefers on some GPUs.
+
+    Gradients of that one may be NaN under a mask where all that it is given and returns is finite
+    (https://github.com/pytorch/pytorch/issues/196678).
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 def for_decayed(key: Tensor, value: Tensor, log_decay: Tensor) -> Recurrence | None:
     """Return what runs `kt_forecast.nn.decayed.decayed` faster for such tensors, if anything does.
 

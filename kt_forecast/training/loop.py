@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from kt_forecast.errors import InputError, TrainingError
+from kt_forecast.nn.kernels import without_cudnn_attention
 from kt_forecast.sequences.stretches import Stretch, on_rows
 from kt_forecast.training.files import copied, read_tensors, write_tensors
 from kt_forecast.training.settings import Batches, Checkpoint, Epoch, Fitted, TrainingConfig
@@ -75,13 +76,13 @@ def _tell(callbacks: Sequence[Callable[[Epoch], object]], record: Epoch) -> None
 
 @contextmanager
 def _surroundings(config: TrainingConfig, group: Workers) -> Iterator[None]:
-    """Seed this process's own stream of random numbers; leave the caller's as it was."""
+    """Choose seed and kernels for this process; leave the caller's as they were."""
     devices = [group.device] if group.device.type == "cuda" else []
     before = torch.are_deterministic_algorithms_enabled()
     lenient = torch.is_deterministic_algorithms_warn_only_enabled()
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), without_cudnn_attention():
         torch.manual_seed((config.seed << 16) + group.rank)
         torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
         try:
@@ -112,6 +113,7 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, batch: Any, state: Any = None) -> tuple[Tensor, Tensor, Any]:  # noqa: ANN401
+        """Return the sum of losses, how many there are, and what the batch leaves behind."""
         model: Any = self.model
         if not isinstance(batch, Stretch) or batch.alone:
             return (*model.loss(batch.whole if isinstance(batch, Stretch) else batch), None)

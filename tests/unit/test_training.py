@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -385,6 +386,28 @@ def test_bf16_on_request_changes_the_arithmetic_and_still_learns():
     plain, short = run("auto"), run("bf16")
     assert plain.history[-1].loss != short.history[-1].loss
     assert short.history[-1].loss == pytest.approx(plain.history[-1].loss, rel=0.02)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_no_gradient_comes_from_cudnn_attention_and_the_caller_keeps_it(allowed, fails):
+    seen = []
+
+    class Asking(TinyModel):
+        def loss(self, batch):
+            seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+            total, count = super().loss(batch)
+            return (total * math.nan if fails else total), count
+
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(allowed)
+    try:
+        with pytest.raises(TrainingError) if fails else nullcontext():
+            fit(Asking(), TinyBatches(), lambda: {"nll": 0.0}, settings(), device="cpu")
+        assert torch.backends.cuda.cudnn_sdp_enabled() is allowed
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+    assert set(seen) == {False}
 
 
 def test_settings_refuse_nonsense():
