@@ -6,6 +6,7 @@ equally much: Infini-attention, and attention that keeps the latest keys and val
 rest, by either count. Attention that forgets nothing stands beside them.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -13,12 +14,13 @@ from pydantic import Field
 
 from kt_forecast.studies import words
 from kt_forecast.studies.record import Chart, Row, Table, line
-from kt_forecast.studies.study import Found, Say, Study
+from kt_forecast.studies.study import Clock, Found, Say, Study
 from kt_forecast.studies.systems import StudySettings, numbers_of
 
 SYSTEM, CACHED = "infini_transformer", "gpt"
 PAPER = 114
 """How many times smaller the paper says its memory is."""
+METRICS = {"student": "AUC of students", "series": "Mean absolute error of series"}
 
 
 class BudgetSettings(StudySettings):
@@ -62,8 +64,8 @@ class BudgetSettings(StudySettings):
     seeds: tuple[int, ...] = (0,)
 
 
-def measure(settings: BudgetSettings, say: Say) -> Found:
-    """Count numbers, and train what stores equally many.
+def measure(settings: BudgetSettings, say: Say, clock: Clock) -> Iterator[Found]:
+    """Count numbers, and train what stores equally many; yield what is known after each.
 
     Raises:
         InputError: a setting or the data cannot be used.
@@ -76,15 +78,17 @@ def measure(settings: BudgetSettings, say: Say) -> Found:
     rows: list[Row] = [
         {"counted": True, **_counted(settings, steps)} for steps in settings.histories
     ]
+    yield shown(settings, budget, rows)
     for task in settings.tasks:
         for name, window in models(settings, budget):
             for seed in settings.seeds:
+                if clock.over():
+                    return
                 scores = _trained(task, name, window, seed, settings)
                 own = f"{name}, window {window}" if window else name
                 rows.append({"counted": False, "task": task, "model": own, "seed": seed, **scores})
-                said = f"{scores['value']:.4f} [{scores['low']:.4f}, {scores['high']:.4f}]"
-                say(f"{task}, {own}: {scores['metric']} {said}")
-    return shown(settings, budget, rows)
+                say(f"{task}, {own}: {scores['metric']} {_said(scores)}")
+                yield shown(settings, budget, rows)
 
 
 def stored(settings: BudgetSettings) -> dict[str, int]:
@@ -221,13 +225,14 @@ def shown(settings: BudgetSettings, budget: dict[str, int], rows: list[Row]) -> 
         f" from {reached(size, settings.open_segment):,}."
         for size in settings.heads_of
     ]
+    answers += [_compared(settings, task, scored) for task in settings.tasks]
     tables = [_ratios(settings, counted)]
     if scored:
         tables.append(_scores(settings, budget, scored))
     x = tuple(row["steps"] for row in counted)
     kinds = (("without", "the memory alone"), ("with", "with the open segment"))
     return Found(
-        answers=tuple(answers),
+        answers=tuple(filter(None, answers)),
         how=(
             "Numbers stored a layer: a cache keeps the keys and values of all steps; a memory keeps"
             " a matrix and a vector a head; the open segment its keys and values.",
@@ -264,6 +269,25 @@ def shown(settings: BudgetSettings, budget: dict[str, int], rows: list[Row]) -> 
     )
 
 
+def _compared(settings: BudgetSettings, task: str, scored: list[Row]) -> str:
+    """Return what the memory earned beside a cache of as many numbers; nothing if unknown."""
+    window = models(settings, stored(settings))[1][1]
+    names = (SYSTEM, f"{CACHED}, window {window}", CACHED)
+    first = [row for row in scored if row["seed"] == settings.seeds[0] and row["task"] == task]
+    by = {row["model"]: row for row in first}
+    if not all(name in by for name in names):
+        return ""
+    memory, cache, whole = (_said(by[name]) for name in names)
+    return (
+        f"{METRICS[task]}: {memory} with the memory, {cache} with a cache of as many numbers,"
+        f" {whole} with a cache of all steps."
+    )
+
+
+def _said(row: Row) -> str:
+    return f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+
+
 def _ratios(settings: BudgetSettings, counted: list[Row]) -> Table:
     names = [(kind, size) for size in settings.heads_of for kind in ("without", "with")]
     said = {"without": "memory alone", "with": "with the open segment"}
@@ -296,17 +320,13 @@ def _scores(settings: BudgetSettings, budget: dict[str, int], scored: list[Row])
     for model, seed in kinds:
         cells = [model, str(seed), stored_by[model]]
         for task in settings.tasks:
-            one = next(
-                row
-                for row in scored
-                if (row["model"], row["seed"], row["task"]) == (model, seed, task)
-            )
-            cells.append(f"{one['value']:.4f} [{one['low']:.4f}, {one['high']:.4f}]")
+            own = (model, seed, task)
+            told = [r for r in scored if (r["model"], r["seed"], r["task"]) == own]
+            cells.append(_said(told[0]) if told else words.ABSENT)
         found.append(tuple(cells))
-    metric = {"student": "AUC of students", "series": "mean absolute error of series"}
     return Table(
         title="Scores at equal stored numbers",
-        header=("model", "seed", "numbers a layer", *(metric[task] for task in settings.tasks)),
+        header=("model", "seed", "numbers a layer", *(METRICS[task] for task in settings.tasks)),
         rows=tuple(found),
     )
 

@@ -17,9 +17,11 @@ from kt_forecast.nn.system import auxiliary_loss
 from kt_forecast.studies import words
 from kt_forecast.studies.measuring import computed_in, last_slope, peak_bytes, slope, timed
 from kt_forecast.studies.record import Chart, Row, Table, line
-from kt_forecast.studies.study import Found, Say, Study
+from kt_forecast.studies.study import Clock, Found, Say, Study
 from kt_forecast.studies.systems import StudySettings
 
+FEWEST = 2
+"""Readings of a length, where as many as are asked for would pass the limit."""
 STEEPEST = 1.1
 """The largest exponent that counts as linear."""
 EXACT = "gpt"
@@ -32,8 +34,9 @@ class GrowthSettings(StudySettings):
         systems: what is measured; `EXACT` is the attention that they stand beside.
         lengths: steps of a sequence, ascending.
         batch: sequences of a pass.
-        limit: seconds that all readings of a length may take by what the length before took; a
-            system stops at the first that would take more.
+        limit: seconds that all readings of a length may take. Where ``repeats`` of them would take
+            more by what the lengths before took, they are fewer; a system stops at the first length
+            at which even `FEWEST` would.
     """
 
     systems: tuple[str, ...] = (
@@ -56,8 +59,8 @@ class GrowthSettings(StudySettings):
     limit: float = Field(20.0, gt=0.0)
 
 
-def measure(settings: GrowthSettings, say: Say) -> Found:
-    """Measure every system at every length.
+def measure(settings: GrowthSettings, say: Say, clock: Clock) -> Iterator[Found]:
+    """Measure every system at every length; yield what is known after each.
 
     Raises:
         InputError: a system or setting is unknown, or lengths do not ascend.
@@ -65,9 +68,11 @@ def measure(settings: GrowthSettings, say: Say) -> Found:
     lengths = settings.lengths
     if len(lengths) < 2 or list(lengths) != sorted(set(lengths)):
         raise InputError(f"lengths are {list(lengths)}; accepted are two or more that ascend")
+    for name in settings.systems:
+        settings.system(name)
     rows: list[Row] = []
     for name in settings.systems:
-        for row in _of_system(name, settings):
+        for row in _of_system(name, settings, clock):
             rows.append(row)
             say(
                 f"{name}, {row['length']:,} steps: "
@@ -77,20 +82,24 @@ def measure(settings: GrowthSettings, say: Say) -> Found:
                     else f"{words.seconds(row['seconds'])}, {words.size(row['peak_bytes'])}"
                 )
             )
-    return shown(settings, rows)
+            yield shown(settings, rows)
 
 
-def _of_system(name: str, settings: GrowthSettings) -> Iterator[Row]:
+def _of_system(name: str, settings: GrowthSettings, clock: Clock) -> Iterator[Row]:
+    if clock.over():
+        return
     mixer = settings.mixer(name).train()
-    before: tuple[int, float] | None = None
+    seen: list[tuple[int, float]] = []
     for length in settings.lengths:
         row = {"system": name, "length": length, "left_out": "", "seconds": math.nan}
         row |= {"low": math.nan, "high": math.nan, "repeats": 0, "peak_bytes": math.nan}
-        if before is not None:
-            expected = before[1] * (length / before[0]) * (settings.repeats + 1)
-            if expected > settings.limit:
-                yield row | {"left_out": "left out, by the limit of seconds"}
-                return
+        if clock.over():
+            return
+        limit = min(settings.limit, clock.left())
+        if seen and (1 + FEWEST) * expected(length, seen) > limit:
+            clock.stopped |= limit < settings.limit
+            yield row | {"left_out": "left out, by the limit of seconds"}
+            return
         draw = torch.Generator().manual_seed(settings.seed)
         x = torch.randn(settings.batch, length, settings.width, generator=draw)
         x = x.to(settings.device).requires_grad_()
@@ -99,15 +108,29 @@ def _of_system(name: str, settings: GrowthSettings) -> Iterator[Row]:
             trained(mixer, x, settings)
 
         try:
-            if before is None:
+            if not seen:
                 one_pass()
             most = peak_bytes(one_pass, settings.device)
-            timing = timed(one_pass, settings.device, repeats=settings.repeats, warm_up=0)
+            timing = timed(
+                one_pass,
+                settings.device,
+                repeats=settings.repeats,
+                warm_up=0,
+                least=FEWEST,
+                within=limit,
+            )
         except torch.OutOfMemoryError:
             yield row | {"left_out": "left out, for want of memory"}
             return
-        before = (length, timing.seconds)
+        seen.append((length, timing.seconds))
         yield row | timing.plain() | {"peak_bytes": most}
+
+
+def expected(length: int, seen: list[tuple[int, float]]) -> float:
+    """Return the seconds of a pass by those of shorter ones; it grows linearly at the least."""
+    x, y = zip(*seen, strict=True)
+    exponent = max(1.0, last_slope(x, y)) if len(seen) > 1 else 1.0
+    return float(y[-1] * (length / x[-1]) ** exponent)
 
 
 def trained(mixer: Any, x: Tensor, settings: StudySettings) -> None:  # noqa: ANN401
@@ -155,12 +178,28 @@ def shown(settings: GrowthSettings, rows: list[Row]) -> Found:
             f"Exact attention: an exponent of {exact['over_all']:.2f} in seconds,"
             f" {exact['over_the_last']:.2f} between the two longest."
         )
+    if linear:
+        told = (
+            f"{name} {by[name, 'seconds']['over_all']:.2f} and"
+            f" {by[name, 'peak_bytes']['over_all']:.2f}"
+            for name in linear
+        )
+        answers.append(
+            f"Over all lengths their exponents in seconds and in memory are: {'; '.join(told)}."
+        )
+    fewer = [row for row in rows if 0 < row["repeats"] < settings.repeats]
     return Found(
         answers=tuple(answers),
         how=(
             f"Forward and backward of {settings.batch} sequence(s), {settings.layers} layer(s) of"
             f" width {settings.width}, in {settings.precision}; the median of"
-            f" {settings.repeats} readings after the pass whose memory was read.",
+            f" {settings.repeats} readings after the pass whose memory was read"
+            + (
+                f", or of fewer where the table says so, for {settings.limit:g} seconds are what a"
+                " length may take."
+                if fewer
+                else "."
+            ),
             "Peak memory is what torch's allocator held at most beyond weights and input.",
             "Exponents are of the least reading, which others on the machine disturb least: least"
             " squares of logarithms over all lengths; beside them that between"
@@ -221,6 +260,7 @@ def _readings(settings: GrowthSettings, rows: list[Row]) -> Table:
             told = row is not None and not row["left_out"]
             cells.append(
                 f"{words.seconds(row['seconds'])}, {words.size(row['peak_bytes'])}"
+                + (f" ({row['repeats']} readings)" if row["repeats"] < settings.repeats else "")
                 if told and row is not None
                 else words.ABSENT
             )

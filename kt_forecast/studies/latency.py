@@ -4,6 +4,7 @@ The state after a history is what streaming the history in segments leaves. Exac
 cache that grows; its keys and values are repeated to the length asked for, which changes no cost.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.studies import words
 from kt_forecast.studies.measuring import computed_in, slope, timed_steps
 from kt_forecast.studies.record import Chart, Row, Table, line
-from kt_forecast.studies.study import Found, Say, Study
+from kt_forecast.studies.study import Clock, Found, Say, Study
 from kt_forecast.studies.systems import StudySettings, bytes_of
 
 CACHED = "gpt"
@@ -65,8 +66,8 @@ class Past:
     state: Any
 
 
-def measure(settings: LatencySettings, say: Say) -> Found:
-    """Measure a step of every system after every history.
+def measure(settings: LatencySettings, say: Say, clock: Clock) -> Iterator[Found]:
+    """Measure a step of every system after every history; yield what is known after each.
 
     Raises:
         InputError: a system or setting is unknown, or histories do not ascend.
@@ -75,25 +76,31 @@ def measure(settings: LatencySettings, say: Say) -> Found:
     if len(histories) < 2 or list(histories) != sorted(set(histories)):
         raise InputError(f"histories are {list(histories)}; accepted are two or more that ascend")
     rows: list[Row] = []
-    with torch.no_grad():
-        for name in settings.systems:
-            mixer = settings.mixer(name).eval()
-            gap = difference(mixer, settings)
-            past = Past(0, mixer.init_state(1))
-            for history in histories:
-                past = grown(mixer, past, history, settings)
-                for batch in settings.batches:
-                    rows += _steps(name, mixer, past, batch, settings, gap)
-                told = [row for row in rows if row["history"] == history and row["system"] == name]
-                say(
-                    f"{name} after {history:,} steps: "
-                    + ", ".join(
-                        f"batch {row['batch']} {words.seconds(row['seconds'])}" for row in told
-                    )
-                )
-    return shown(settings, rows)
+    for name in settings.systems:
+        settings.system(name)
+    for name in settings.systems:
+        if clock.over():
+            return
+        mixer = settings.mixer(name).eval()
+        gap = difference(mixer, settings)
+        past = Past(0, mixer.init_state(1))
+        for history in histories:
+            if clock.over():
+                return
+            past = grown(mixer, past, history, settings, clock)
+            if past.length < history:
+                return
+            for batch in settings.batches:
+                rows += _steps(name, mixer, past, batch, settings, gap)
+            told = [row for row in rows if row["history"] == history and row["system"] == name]
+            say(
+                f"{name} after {history:,} steps: "
+                + ", ".join(f"batch {row['batch']} {words.seconds(row['seconds'])}" for row in told)
+            )
+            yield shown(settings, rows)
 
 
+@torch.no_grad()
 def difference(mixer: Any, settings: LatencySettings) -> float:  # noqa: ANN401
     """Return the largest gap between a stream in segments and one pass over the same steps."""
     x = _input(settings.checked, settings, seed=settings.seed + 1)
@@ -105,17 +112,25 @@ def difference(mixer: Any, settings: LatencySettings) -> float:  # noqa: ANN401
     return float((torch.cat(parts, 1) - whole).abs().max())
 
 
-def grown(mixer: Any, past: Past, history: int, settings: LatencySettings) -> Past:  # noqa: ANN401
+@torch.no_grad()
+def grown(
+    mixer: Any,  # noqa: ANN401
+    past: Past,
+    history: int,
+    settings: LatencySettings,
+    clock: Clock,
+) -> Past:
     """Return the state after ``history`` steps, of which those of ``past`` are behind it.
 
-    Steps of the same few thousand numbers are streamed again and again: no state knows.
+    Steps of the same few thousand numbers are streamed again and again: no state knows. What is
+    returned has seen fewer when the clock was over before.
     """
     x = _input(settings.segment, settings, seed=settings.seed)
     length, state = past.length, past.state
     with computed_in(settings.device, settings.precision):
         if cache_of(state) is not None and length:
             return Past(history, repeated(state, history))
-        while length < history:
+        while length < history and not clock.over():
             piece = x[:, : min(settings.segment, history - length)]
             _, state = mixer(piece, state)
             length += piece.shape[1]
@@ -152,6 +167,7 @@ def repeated(state: Any, history: int) -> Any:  # noqa: ANN401
     return replace(state, layers=layers)
 
 
+@torch.no_grad()
 def _steps(
     name: str,
     mixer: Any,  # noqa: ANN401

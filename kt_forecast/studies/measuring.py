@@ -63,6 +63,8 @@ def timed(
     repeats: int = LEAST_REPEATS,
     warm_up: int = 1,
     inner: int = 1,
+    least: int = LEAST_REPEATS,
+    within: float = math.inf,
 ) -> Timing:
     """Return how long a call takes.
 
@@ -72,11 +74,15 @@ def timed(
         repeats: readings.
         warm_up: calls that are not read.
         inner: calls of one reading, for work that is over before a clock can be read.
+        least: readings that are made even where fewer are asked for, or fit.
+        within: seconds after which no further reading begins.
     """
     for _ in range(warm_up):
         call()
-    found = []
-    for _ in range(max(repeats, LEAST_REPEATS)):
+    found: list[float] = []
+    for _ in range(max(repeats, least)):
+        if len(found) >= least and inner * sum(found) >= within:
+            break
         finish(device)
         began = time.perf_counter()
         for _ in range(inner):

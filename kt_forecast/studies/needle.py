@@ -12,7 +12,8 @@ one history with carried state, a piece at a time, and asks from the state at ev
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -27,7 +28,7 @@ from kt_forecast.sequences.interactions import Batch, Vocabulary
 from kt_forecast.studies import words
 from kt_forecast.studies.measuring import computed_in, finish, slope, wilson
 from kt_forecast.studies.record import Chart, Row, Table, line
-from kt_forecast.studies.study import Found, Say, Study
+from kt_forecast.studies.study import Clock, Found, Say, Study
 from kt_forecast.studies.systems import StudySettings, bytes_of
 from kt_forecast.tasks.knowledge_tracing import Tracer, TracingConfig
 
@@ -44,6 +45,11 @@ WARM_UP = 50
 """Passes over which the rate of learning rises."""
 LEAST_RATE = 0.05
 """Share of the rate of learning that is left at the end."""
+SHARED = 0.85
+"""Share of a GPU's memory that processes side by side divide; the rest is their own cost."""
+LEAST_PIECE = 16
+"""Tokens of a stream below which a piece is not halved for want of memory."""
+LATE = "the limit of seconds"
 
 
 class NeedleSettings(StudySettings):
@@ -59,11 +65,11 @@ class NeedleSettings(StudySettings):
         stages: of training, in segments, ascending.
         rows: sequences of a training pass.
         passes: most training passes.
-        seconds: of training, at most.
+        training_seconds: of a system, at most.
         learning_rate: of Adam.
         farthest: logarithm to base two of the longest distance asked, in steps.
         asked: histories of the test.
-        piece: tokens that are streamed at a time.
+        piece: tokens that are streamed at a time; halved for a system that runs out of memory.
         within: logarithm to base two of the longest distance of what keeps all keys and values.
         processes: that train and ask side by side.
     """
@@ -88,7 +94,7 @@ class NeedleSettings(StudySettings):
     stages: tuple[float, ...] = (0.25, 1.0, 3.0, 7.0)
     rows: int = Field(32, gt=0)
     passes: int = Field(300, gt=0)
-    seconds: float = Field(5.0, gt=0)
+    training_seconds: float = Field(5.0, gt=0)
     learning_rate: float = Field(3e-3, gt=0)
     farthest: int = Field(11, gt=FIRST_DISTANCE)
     asked: int = Field(16, gt=0)
@@ -98,7 +104,7 @@ class NeedleSettings(StudySettings):
 
 
 Asked = tuple[Any, Tensor]
-Job = tuple[NeedleSettings, str, str]
+Job = tuple[NeedleSettings, str, str, Clock]
 
 
 @runtime_checkable
@@ -319,8 +325,10 @@ def sizes(name: str, settings: NeedleSettings) -> dict[str, Any]:
     return known.get(name, {})
 
 
-def measure(settings: NeedleSettings, say: Say) -> Found:
-    """Train and ask every system on every task.
+def measure(settings: NeedleSettings, say: Say, clock: Clock) -> Iterator[Found]:
+    """Train and ask every system on every task; yield what is known after each.
+
+    What fails for one system is said of it and leaves the others alone.
 
     Raises:
         InputError: a system or setting is unknown, or does not fit another.
@@ -333,43 +341,93 @@ def measure(settings: NeedleSettings, say: Say) -> Found:
     for name in settings.systems:
         settings.system(name, **sizes(name, settings))
     jobs: list[Job] = [
-        (settings, task, name) for task in settings.tasks for name in settings.systems
+        (settings, task, name, clock) for task in settings.tasks for name in settings.systems
     ]
-    rows: list[Row] = []
-    for found in _worked(jobs, settings.processes):
-        rows += found
-        say(_sentence(found))
-    return shown(settings, rows)
+    found: dict[int, list[Row]] = {}
+    for number, rows in _worked(jobs, settings.processes):
+        found[number] = rows
+        say(_sentence(rows))
+        clock.stopped |= any(row["left_out"] == LATE for row in rows)
+        yield shown(settings, [row for number in sorted(found) for row in found[number]])
 
 
-def _worked(jobs: list[Job], processes: int) -> Iterator[list[Row]]:
+def _worked(jobs: list[Job], processes: int) -> Iterator[tuple[int, list[Row]]]:
+    """Yield the number of each job and what it found, in the order in which they end."""
     if processes == 1:
-        yield from map(_one, jobs)
+        yield from enumerate(map(_one, jobs))
         return
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        yield from pool.map(_one, jobs)
+        numbers = {pool.submit(_one, job): number for number, job in enumerate(jobs)}
+        for done in as_completed(numbers):
+            number = numbers[done]
+            try:
+                rows = done.result()
+            except BrokenProcessPool:
+                rows = [_named(jobs[number]) | {"left_out": "the end of its process"}]
+            yield number, rows
+
+
+def _named(job: Job) -> Row:
+    return {"task": job[1], "system": job[2], "left_out": ""}
 
 
 def _one(job: Job) -> list[Row]:
-    """Train and ask one system on one task."""
-    settings, name = job[0], job[2]
-    task = TASKS[job[1]](settings)
+    """Train and ask one system on one task; where that fails, say so after what it found."""
+    settings, _, _, clock = job
+    found: list[Row] = []
+    try:
+        if not clock.over():
+            bound(settings)
+            found.extend(_rows(job))
+    except torch.OutOfMemoryError:
+        found.append(_named(job) | {"left_out": "want of memory"})
+    except Exception as error:  # noqa: BLE001 - one system does not take the others along
+        said = str(error).partition("\n")[0]
+        found.append(_named(job) | {"left_out": f"{type(error).__name__}: {said}"})
+    if clock.stopped:
+        found.append(_named(job) | {"left_out": LATE})
+    # Memory that a process that waits for others still held would be wanting to them.
+    released(settings.device)
+    return found
+
+
+def _rows(job: Job) -> Iterator[Row]:
+    settings, chosen, name, clock = job
+    task = TASKS[chosen](settings)
     torch.manual_seed(settings.seed)
     model = task.model(name, settings).to(settings.device)
-    learned = train(model, task, settings)
-    base = {"task": job[1], "system": name, **learned}
-    return [base | row for row in asked(model, task, name, settings)]
+    base = _named(job) | train(model, task, settings, clock)
+    released(settings.device)
+    for row in asked(model, task, name, settings, clock):
+        yield base | row
 
 
-def train(model: nn.Module, task: Task, settings: NeedleSettings) -> Row:
-    """Train over growing distances; return how far it came and how well it knew that."""
+def bound(settings: NeedleSettings) -> None:
+    """Keep this process to its share of the device's memory."""
+    device = torch.device(settings.device)
+    if device.type == "cuda" and settings.processes > 1:
+        torch.cuda.set_per_process_memory_fraction(SHARED / settings.processes, device.index)
+
+
+def released(device: str) -> None:
+    """Give back what torch's allocator keeps for later."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def train(model: nn.Module, task: Task, settings: NeedleSettings, clock: Clock) -> Row:
+    """Train over growing distances; return how far it came and how well it knew that.
+
+    What the clock leaves is halved between this and asking.
+    """
+    most = min(settings.training_seconds, clock.left() / 2)
     draw = torch.Generator(settings.device).manual_seed(settings.seed)
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=0.01)
     began, stage, sure, done = time.perf_counter(), 0, CHANCE, 0
     model.train()
     for done in range(1, settings.passes + 1):
         elapsed = time.perf_counter() - began
-        share = max(done / settings.passes, elapsed / settings.seconds)
+        share = max(done / settings.passes, elapsed / most)
         fall = min(1.0, 3 * max(0.0, 1 - share) + LEAST_RATE)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * min(1.0, done / WARM_UP) * fall
@@ -389,7 +447,7 @@ def train(model: nn.Module, task: Task, settings: NeedleSettings) -> Row:
         sure = LATEST * sure + (1 - LATEST) * float(right.float().mean())
         if sure > SURE and stage + 1 < len(settings.stages):
             stage, sure = stage + 1, CHANCE
-        if time.perf_counter() - began > settings.seconds:
+        if time.perf_counter() - began > most:
             break
     return {
         "passes": done,
@@ -401,15 +459,25 @@ def train(model: nn.Module, task: Task, settings: NeedleSettings) -> Row:
 
 
 @torch.no_grad()
-def asked(model: Any, task: Task, name: str, settings: NeedleSettings) -> Iterator[Row]:  # noqa: ANN401
-    """Stream one history and ask at every distance; yield a row for each."""
+def asked(
+    model: Any,  # noqa: ANN401
+    task: Task,
+    name: str,
+    settings: NeedleSettings,
+    clock: Clock,
+) -> Iterator[Row]:
+    """Stream one history and ask at every distance; yield a row for each until the clock is over.
+
+    Raises:
+        torch.OutOfMemoryError: memory does not hold the shortest piece of the stream.
+    """
     draw = torch.Generator(settings.device).manual_seed(settings.seed + 1)
     model.eval()
     cuda = torch.device(settings.device).type == "cuda"
     begin, facts = task.tell(settings.asked, draw)
     _, state = model(begin, model.init_state(settings.asked))
     last = min(settings.within, settings.farthest) if name == "gpt" else settings.farthest
-    behind = 0
+    behind, longest = 0, settings.piece
     for power in range(FIRST_DISTANCE, last + 1):
         tokens = 2**power // task.stride
         if tokens == behind:
@@ -419,10 +487,18 @@ def asked(model: Any, task: Task, name: str, settings: NeedleSettings) -> Iterat
         finish(settings.device)
         began, read = time.perf_counter(), tokens - behind
         while behind < tokens:
-            count = min(settings.piece, tokens - behind)
+            if clock.over():
+                return
+            count = min(longest, tokens - behind)
+            drawn = draw.get_state()
             piece = task.pass_by(settings.asked, count, settings.facts + behind, draw)
-            _, state = model(piece, state)
-            behind += count
+            after = _after(model, piece, state, last=count <= LEAST_PIECE)
+            if after is None:
+                released(settings.device)
+                longest = count // 2
+                draw.set_state(drawn)
+                continue
+            state, behind = after, behind + count
         finish(settings.device)
         seconds = time.perf_counter() - began
         question, wanted = task.ask(facts, settings.facts + behind, draw)
@@ -437,6 +513,7 @@ def asked(model: Any, task: Task, name: str, settings: NeedleSettings) -> Iterat
             "accuracy": known / count,
             "low": low,
             "high": high,
+            "piece": longest,
             "seconds": seconds,
             "seconds_a_step": seconds / (read * task.stride),
             "state_bytes": bytes_of(state) // settings.asked,
@@ -444,14 +521,34 @@ def asked(model: Any, task: Task, name: str, settings: NeedleSettings) -> Iterat
         }
 
 
+def _after(model: Any, piece: Any, state: Any, *, last: bool) -> Any:  # noqa: ANN401
+    """Return the state after a piece; None where memory ran out and a shorter one may do.
+
+    Raises:
+        torch.OutOfMemoryError: memory ran out, and the piece is not to be halved.
+    """
+    try:
+        return model(piece, state)[1]
+    except torch.OutOfMemoryError:
+        if last:
+            raise
+        return None
+
+
 def _sentence(rows: list[Row]) -> str:
     first, last = rows[0], rows[-1]
+    if last["left_out"]:
+        return _unmeasured(last)
     return (
         f"{first['task']}, {first['system']}: trained to {first['trained_steps']:,} steps"
         f" ({first['passes']:,} passes, {first['trained_share']:.0%} right); "
         f"{first['accuracy']:.0%} right after {first['distance']:,} steps,"
         f" {last['accuracy']:.0%} after {last['distance']:,}"
     )
+
+
+def _unmeasured(row: Row) -> str:
+    return f"{row['task']}, {row['system']}: not all was measured, because of {row['left_out']}"
 
 
 def reach(rows: list[Row]) -> int:
@@ -466,26 +563,30 @@ def reach(rows: list[Row]) -> int:
 
 def shown(settings: NeedleSettings, rows: list[Row]) -> Found:
     """Return reaches, tables and charts of what was measured."""
-    by: dict[tuple[str, str], list[Row]] = {
-        (task, name): [row for row in rows if (row["task"], row["system"]) == (task, name)]
-        for task in settings.tasks
-        for name in settings.systems
-    }
+    by: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if not row["left_out"]:
+            by.setdefault((row["task"], row["system"]), []).append(row)
+    tasks = [task for task in settings.tasks if any(task == of for of, _ in by)]
     answers = []
-    for task in settings.tasks:
-        far = {name: reach(by[task, name]) for name in settings.systems}
+    for task in tasks:
+        far = {name: reach(found) for (of, name), found in by.items() if of == task}
         told = sorted(far.items(), key=lambda pair: -pair[1])
         words_ = words.listed(f"{name} {distance:,}" for name, distance in told)
         answers.append(f"Steps of a {task} over which more than chance is remembered: {words_}.")
+    answers += [f"{_unmeasured(row)}." for row in rows if row["left_out"]]
+    halved = {row["system"] for row in rows if row.get("piece", settings.piece) < settings.piece}
     return Found(
         answers=tuple(answers),
         how=(
             f"{settings.layers} layer(s) of width {settings.width}; trained with AdamW for at most"
             f" {settings.passes:,} passes of {settings.rows} sequences or"
-            f" {settings.seconds:g} seconds, the distance growing to"
+            f" {settings.training_seconds:g} seconds, the distance growing to"
             f" {int(settings.stages[-1] * settings.segment)} tokens; seed {settings.seed}.",
             f"Asked in one stream of {settings.asked} histories with carried state,"
-            f" {settings.piece:,} tokens at a time; {settings.facts} facts a history; intervals at"
+            f" {settings.piece:,} tokens at a time"
+            + (f", fewer for want of memory with {words.listed(sorted(halved))}" if halved else "")
+            + f"; {settings.facts} facts a history; intervals at"
             " 95 % (Wilson).",
             "A reach is the longest distance up to which no interval holds chance.",
             "Times are of streams that may have run side by side: they show growth, not speed."
@@ -493,15 +594,19 @@ def shown(settings: NeedleSettings, rows: list[Row]) -> Found:
             else "Times are of one stream at a time.",
             f"What keeps all keys and values is asked up to {2**settings.within:,} steps.",
         ),
-        tables=tuple(_table(task, settings, by) for task in settings.tasks),
-        charts=tuple(chart for task in settings.tasks for chart in _charts(task, settings, by)),
+        tables=tuple(_table(task, settings, by) for task in tasks),
+        charts=tuple(chart for task in tasks for chart in _charts(task, settings, by)),
         rows=tuple(rows),
     )
 
 
+def _of(task: str, settings: NeedleSettings, by: dict[tuple[str, str], list[Row]]) -> list[str]:
+    return [name for name in settings.systems if (task, name) in by]
+
+
 def _table(task: str, settings: NeedleSettings, by: dict[tuple[str, str], list[Row]]) -> Table:
     found = []
-    for name in settings.systems:
+    for name in _of(task, settings, by):
         rows = by[task, name]
         x = [row["distance"] for row in rows]
         total, sums = 0.0, []
@@ -566,7 +671,7 @@ def _charts(
                     low=tuple(row["low"] for row in by[task, name]) if what == "accuracy" else (),
                     high=tuple(row["high"] for row in by[task, name]) if what == "accuracy" else (),
                 )
-                for name in settings.systems
+                for name in _of(task, settings, by)
             ),
         )
 
@@ -580,10 +685,10 @@ STUDY = Study(
         "stages": (0.25, 1.0, 2.0, 3.0, 5.0, 7.0),
         "rows": 128,
         "passes": 3000,
-        "seconds": 55.0,
+        "training_seconds": 55.0,
         "farthest": 20,
         "asked": 64,
-        "piece": 8192,
+        "piece": 2048,
         "within": 14,
         "processes": 16,
     },

@@ -16,13 +16,17 @@ from kt_forecast.report.drawing import (
     legend,
 )
 from kt_forecast.report.page import environment, flat, inline, link
+from kt_forecast.studies import words as figures
 from kt_forecast.studies.record import Chart, StudyRecord
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
+BYTES = "_bytes"
 COLOURS = (MODEL, *RIVALS)
 SHAPES = ("o", *MARKERS)
+BETWEEN_INCHES = WIDE_INCHES - 1.4
+"""Width between the axes, to which a legend keeps, about."""
 MOST_TICKS = 9
 """Labels of an axis of powers, about."""
 
@@ -39,10 +43,16 @@ def render(record: StudyRecord) -> str:
             pictures={picture.name: picture for picture in found},
             inline={picture.name: inline(picture) for picture in found},
             settings=list(flat(record.settings)),
-            machine=list(flat(record.machine)),
+            machine=[_readable(name, value) for name, value in flat(record.machine)],
             link=link,
         )
     )
+
+
+def _readable(name: str, value: str) -> tuple[str, str]:
+    if name.endswith(BYTES):
+        return f"{name.removesuffix(BYTES)} memory", figures.size(float(value))
+    return name, value
 
 
 def picture(record: StudyRecord, chart: Chart) -> Picture:
@@ -76,7 +86,7 @@ def picture(record: StudyRecord, chart: Chart) -> Picture:
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(chart.x)
         axes.set_ylabel(chart.y)
-        legend(axes, columns_that_fit([line.name for line in chart.lines], WIDE_INCHES))
+        legend(axes, columns_that_fit([line.name for line in chart.lines], BETWEEN_INCHES))
 
     said = "; ".join(
         f"{line.name}: "

@@ -88,6 +88,7 @@ class StudyRecord(Plain):
         tables: for the reader.
         charts: for the reader.
         rows: every measurement.
+        unfinished: why not all was measured; empty when all was.
     """
 
     study: str
@@ -102,6 +103,7 @@ class StudyRecord(Plain):
     tables: tuple[Table, ...]
     charts: tuple[Chart, ...]
     rows: tuple[Row, ...]
+    unfinished: str = ""
 
     def to_json(self) -> str:
         """Return the record as JSON; a number that is not finite is null."""

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 from kt_forecast.errors import InputError
 from kt_forecast.studies.record import StudyRecord
-from kt_forecast.studies.study import Found, Say, Study
+from kt_forecast.studies.study import Clock, Found, Say, Study
 from kt_forecast.studies.systems import StudySettings
 
 STUDIES = ("reuse", "budget", "needle", "latency", "growth")
 """Studies by name; each is a file of this folder."""
+RUNNING = "The study was still running when this was written: not all was measured."
 
 
 def load(name: str) -> Study:
@@ -43,6 +45,9 @@ def run_study(
 ) -> StudyRecord:
     """Run a study, and write its record and its page.
 
+    The record is written after every reading, so that what was measured outlives what goes wrong
+    afterwards; until the last it says that it is unfinished.
+
     Args:
         name: one of `STUDIES`.
         sets: settings to replace, each as ``a=b`` with a value as JSON writes it, or a word.
@@ -61,11 +66,23 @@ def run_study(
     given = (study.full if full else {}) | replaced(sets) | {"device": str(device_named(device))}
     settings = study.settings.parse(given, f"settings of the study {name!r}")
     began = time.perf_counter()
+    words = ["kt-forecast study", name, *(["--full"] if full else []), *_quoted(sets)]
+    command = " ".join([*words, *([] if device == "auto" else ["--device", device])])
+    on = machine(settings.device, settings.precision)
+    clock, record = Clock(settings.seconds), None
     with seeded(settings.seed):
-        found = study.run(settings, say)
-    words = ["kt-forecast study", name, *(["--full"] if full else [])]
-    record = _record(name, study, settings, found, machine(settings.device, settings.precision))
-    record = _with(record, time.perf_counter() - began, [*words, *_quoted(sets)], device)
+        for found in study.run(settings, say, clock):
+            record = _record(study, name, settings, found, on)
+            record = replace(record, command=command, seconds=time.perf_counter() - began)
+            _put(replace(record, unfinished=RUNNING), out)
+    if record is None:
+        raise InputError(
+            f"the study {name!r} measured nothing; accepted are settings that leave it something,"
+            " and seconds enough for a reading"
+        )
+    if clock.stopped:
+        ended = f"The study ended at its limit of {settings.seconds:g} seconds: not all was"
+        record = replace(record, unfinished=f"{ended} measured.")
     write(record, out)
     return record
 
@@ -106,9 +123,13 @@ def draw(path: Path) -> Path:
 
 def write(record: StudyRecord, out: Path) -> None:
     """Write NAME.json and NAME.html, each whole or not at all."""
+    _put(record, out)
+    _page(record, out)
+
+
+def _put(record: StudyRecord, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _whole(out / f"{record.study}.json", record.to_json())
-    _page(record, out)
 
 
 def _page(record: StudyRecord, out: Path) -> Path:
@@ -129,7 +150,7 @@ def _whole(path: Path, text: str) -> None:
 
 
 def _record(
-    name: str, study: Study, settings: StudySettings, found: Found, machine: dict[str, Any]
+    study: Study, name: str, settings: StudySettings, found: Found, machine: dict[str, Any]
 ) -> StudyRecord:
     return StudyRecord(
         study=name,
@@ -145,13 +166,6 @@ def _record(
         charts=found.charts,
         rows=found.rows,
     )
-
-
-def _with(record: StudyRecord, seconds: float, command: Sequence[str], device: str) -> StudyRecord:
-    from dataclasses import replace
-
-    said = " ".join([*command, *([] if device == "auto" else ["--device", device])])
-    return replace(record, seconds=seconds, command=said)
 
 
 def _quoted(sets: Sequence[str]) -> list[str]:

@@ -36,6 +36,8 @@ class StudySettings(Config):
         own: further settings by system, such as ``{"rmt": {"segment": 64}}``.
         repeats: readings behind a median.
         seed: of weights and data.
+        seconds: that the study may take; it ends after the reading that passes them. None for as
+            many as it takes.
     """
 
     device: str = "cpu"
@@ -46,6 +48,7 @@ class StudySettings(Config):
     own: dict[str, dict[str, Any]] = Field(default_factory=dict)
     repeats: int = Field(5, ge=5)
     seed: int = Field(0, ge=0)
+    seconds: float | None = Field(None, gt=0)
 
     def system(self, name: str, **sizes: Any) -> tuple[System, SystemConfig]:  # noqa: ANN401
         """Return a system and its settings.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from decimal import Decimal
 
 ABSENT = "\N{EM DASH}"
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "\N{MICRO SIGN}s"))
@@ -25,8 +26,11 @@ def size(value: int | float) -> str:
 
 
 def times(value: int | float) -> str:
-    """Return a ratio."""
-    return f"{value:,.3g}\N{MULTIPLICATION SIGN}" if math.isfinite(value) else ABSENT
+    """Return a ratio: three digits that count, and none of them an exponent."""
+    if not math.isfinite(value):
+        return ABSENT
+    exact = Decimal(f"{value:.3g}")
+    return f"{exact:,f}\N{MULTIPLICATION SIGN}"
 
 
 def number(value: int | float, digits: int = 2) -> str:

@@ -10,13 +10,23 @@ import torch
 from kt_forecast.errors import InputError
 from kt_forecast.studies import STUDIES, draw, run_study
 from kt_forecast.studies.budget import BudgetSettings, held, reached, stored
+from kt_forecast.studies.growth import expected as expected_seconds
 from kt_forecast.studies.latency import LatencySettings, cache_of, repeated
 from kt_forecast.studies.measuring import last_slope, peak_bytes, slope, timed, wilson
-from kt_forecast.studies.needle import NeedleSettings, SeriesTask, StudentTask, reach, train
+from kt_forecast.studies.needle import (
+    NeedleSettings,
+    SeriesTask,
+    StudentTask,
+    asked,
+    reach,
+    train,
+)
 from kt_forecast.studies.record import StudyRecord
 from kt_forecast.studies.reuse import EQUAL, ReuseSettings, equal, expected
-from kt_forecast.studies.running import load, replaced
+from kt_forecast.studies.running import RUNNING, load, replaced
+from kt_forecast.studies.study import Clock
 from kt_forecast.studies.systems import bytes_of
+from kt_forecast.studies.words import times
 
 SMALL = ["width=8", "heads=2"]
 
@@ -55,6 +65,79 @@ def test_growth_leaves_out_what_would_take_too_long(tmp_path):
     record = run("growth", tmp_path, *sets)
     left = [row["left_out"] for row in record.rows if "length" in row]
     assert left == ["", "left out, by the limit of seconds"]
+
+
+def test_growth_reaches_far_with_fewer_readings(tmp_path, monkeypatch):
+    monkeypatch.setattr("kt_forecast.studies.growth.expected", lambda length, seen: 0.0)
+    sets = ["lengths=[32,64]", 'systems=["gpt"]', "limit=1e-9"]
+    record = run("growth", tmp_path, *sets)
+    assert [row["repeats"] for row in record.rows if "length" in row] == [2, 2]
+    assert "(2 readings)" in json.dumps([table.rows for table in record.tables])
+    assert "or of fewer" in record.how[0]
+
+
+def test_what_grows_faster_than_its_length_is_foreseen():
+    assert expected_seconds(40, [(10, 3.0)]) == pytest.approx(12.0)
+    assert expected_seconds(40, [(10, 1.0), (20, 4.0)]) == pytest.approx(16.0)
+    assert expected_seconds(40, [(10, 4.0), (20, 1.0)]) == pytest.approx(2.0)
+
+
+STUDY_SETS = {
+    "growth": ["lengths=[16,32]", 'systems=["gpt","retnet"]', "layers=1"],
+    "latency": ["histories=[8,16]", "segment=8", "checked=16", 'systems=["gpt","mamba"]'],
+    "reuse": ["windows=[8,16]", "segments=[4]", "rows=[1]", "checked=2"],
+    "budget": ["students=24", "mean_steps=12", "epochs=1", "layers=1", 'tasks=["student"]'],
+    "needle": [
+        "segment=4",
+        "stages=[1.0]",
+        "passes=1",
+        "rows=2",
+        "asked=2",
+        "farthest=5",
+        'systems=["rmt","mamba"]',
+        'tasks=["student"]',
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_was_measured_outlives_what_goes_wrong(name, tmp_path):
+    told = []
+
+    def say(sentence):
+        if told:
+            raise KeyboardInterrupt
+        told.append(sentence)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(name, [*SMALL, *STUDY_SETS[name]], device="cpu", out=tmp_path, say=say)
+    path = tmp_path / f"{name}.json"
+    record = StudyRecord.from_json(path.read_text(encoding="utf-8"), name)
+    assert record.unfinished == RUNNING
+    assert record.rows
+    assert record.command
+    assert RUNNING in draw(path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_ends_when_its_seconds_are_over(name, tmp_path, monkeypatch):
+    readings = iter([100.0] * {"reuse": 1, "budget": 2}.get(name, 4))
+    monkeypatch.setattr(Clock, "left", lambda clock: next(readings, 0.0))
+    record = run(name, tmp_path, *STUDY_SETS[name], "seconds=100")
+    assert "its limit of 100 seconds" in record.unfinished
+    assert record.rows
+    assert "limit of 100" in (tmp_path / "out" / f"{name}.html").read_text(encoding="utf-8")
+
+
+def test_a_study_with_no_second_to_spare_says_so(tmp_path):
+    with pytest.raises(InputError, match="measured nothing"):
+        run_study(
+            "growth",
+            [*SMALL, *STUDY_SETS["growth"], "seconds=1e-9"],
+            device="cpu",
+            out=tmp_path,
+            say=str,
+        )
 
 
 def test_latency_weighs_states_exactly(tmp_path):
@@ -202,12 +285,57 @@ def test_a_needle_close_by_is_learned():
         stages=(0.5,),
         passes=150,
         rows=32,
-        seconds=60.0,
+        training_seconds=60.0,
         learning_rate=1e-2,
     )
     task = StudentTask(settings)
     torch.manual_seed(0)
-    assert train(task.model("gpt", settings), task, settings)["trained_share"] > 0.8
+    assert train(task.model("gpt", settings), task, settings, Clock())["trained_share"] > 0.8
+
+
+def test_a_piece_is_halved_where_memory_runs_out(monkeypatch):
+    settings = NeedleSettings(width=8, heads=2, farthest=7, asked=2, piece=128)
+    task = StudentTask(settings)
+    model = task.model("mamba", settings).eval()
+    whole = list(asked(model, task, "mamba", settings, Clock()))
+    forward, lengths = type(model).forward, []
+
+    def scarce(self, batch, state):
+        lengths.append(batch.response.shape[1])
+        if lengths[-1] > 20:
+            raise torch.OutOfMemoryError
+        return forward(self, batch, state)
+
+    monkeypatch.setattr(type(model), "forward", scarce)
+    halved = list(asked(model, task, "mamba", settings, Clock()))
+    assert [row["distance"] for row in halved] == [row["distance"] for row in whole]
+    assert {row["piece"] for row in whole} == {128}
+    assert halved[-1]["piece"] == 16
+    assert lengths.count(16) >= 6
+
+
+def test_one_system_that_fails_does_not_take_the_others_along(tmp_path, monkeypatch):
+    from kt_forecast.zoo.mamba import SYSTEM
+
+    def scarce(self, *args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    small = SYSTEM.config(width=8)
+    mixing = type(next(m for m in SYSTEM.build(small).modules() if "Mixing" in type(m).__name__))
+    monkeypatch.setattr(mixing, "forward", scarce)
+    sets = [*NEEDLE, "piece=16", 'tasks=["student"]', 'systems=["mamba","rmt"]']
+    record = run("needle", tmp_path, *sets)
+    failed = [row for row in record.rows if row["system"] == "mamba"]
+    assert [row["left_out"] for row in failed] == ["want of memory"]
+    assert len([row for row in record.rows if row["system"] == "rmt"]) > 3
+    assert any("mamba" in answer and "want of memory" in answer for answer in record.answers)
+
+
+def test_processes_tell_what_they_found(tmp_path):
+    sets = [*NEEDLE, 'systems=["rmt"]', 'tasks=["student"]', "processes=2", "piece=16"]
+    record = run("needle", tmp_path, *sets, "seconds=60")
+    assert len(record.rows) > 3
+    assert not record.unfinished
 
 
 def test_reach_ends_where_an_interval_first_holds_chance():
@@ -225,6 +353,11 @@ def test_exponents_intervals_and_medians():
     calls = []
     assert timed(lambda: calls.append(0), "cpu", repeats=1, warm_up=2).repeats == 5
     assert len(calls) == 7
+
+
+def test_a_ratio_is_never_an_exponent():
+    told = [times(x)[:-1] for x in (0.0484, 1.4, 14.94, 731.4, 2220, 32263)]
+    assert told == ["0.0484", "1.4", "14.9", "731", "2,220", "32,300"]
 
 
 def test_peak_memory_is_what_was_held_at_a_time():
