@@ -45,5 +45,7 @@ bench: $(STAMP) ## measure speed and memory against plain loops; takes minutes
 	$(BIN)/python tests/benchmarks/bench_training.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_forecast.py
 	$(BIN)/python tests/benchmarks/bench_audit.py
+	$(BIN)/python tests/benchmarks/bench_kernels.py --seconds 300
+	$(BIN)/python tests/benchmarks/bench_attend.py --seconds 600
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_logging.py
 	for study in reuse budget needle latency growth; do $(BIN)/python -m kt_forecast.studies $$study || exit; done

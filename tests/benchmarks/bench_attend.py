@@ -5,6 +5,9 @@ backward. Then how long a forward and backward pass takes: each pattern by each 
 causal attention, and whole efficient systems beside the one of exact attention at equal width. For
 every system the length from which it is faster, and the shares of the machine's rate of products
 and of its bandwidth (``--rate``, ``--bandwidth``) that it reaches by counted operations and bytes.
+What tells most comes first, so that ``--seconds`` may end it early: all systems at the longest
+sequences, kernels where their crossing is looked for. ``--only shares --json FILE`` completes a
+file of times where there is no GPU, for counting needs none.
 
     python tests/benchmarks/bench_attend.py
 """
@@ -35,16 +38,20 @@ HEADS, SIZE = 4, 32
 ROWS = 10
 KERNELS: dict[str, tuple[Kernel, ...]] = {
     "causal": ("auto",),
-    "window": ("blocks", "flex", "exact", "varying", "auto"),
-    "dilated": ("blocks", "flex", "auto"),
-    "documents": ("blocks", "flex", "exact", "varying", "auto"),
-    "weighed": ("blocks", "flex", "auto"),
-    "beside": ("blocks", "flex", "auto"),
+    "window": ("exact", "flex", "varying", "blocks", "auto"),
+    "documents": ("exact", "varying", "flex", "blocks", "auto"),
+    "weighed": ("flex", "blocks", "auto"),
+    "beside": ("flex", "blocks", "auto"),
+    "dilated": ("flex", "blocks", "auto"),
 }
 LONGEST_EXACT = 4096
 """Steps up to which a mask of all pairs is written."""
 COUNTED = (1024, 4096)
 """Steps at which operations and bytes are counted; longer sequences follow their growth."""
+SLOW = 0.2
+"""Seconds of a call from which on it is timed once."""
+KERNEL_LENGTHS = (1024, 512, 2048, 256, 4096, 16384, 65536)
+SYSTEM_LENGTHS = (65536, 16384, 4096, 1024, 256)
 
 
 def tensors(
@@ -100,12 +107,14 @@ def errors(name: str, kernel: Kernel, kind: torch.dtype, steps: int, window: int
 def seconds(work: Callable[[], object], least: float, repeats: int) -> float:
     """Return the median time of one call, launches included, as training sees it."""
     work()
-    work()
     torch.cuda.synchronize()
     began = time.perf_counter()
     work()
     torch.cuda.synchronize()
-    count = max(2, min(50, int(least / max(time.perf_counter() - began, 1e-6))))
+    took = time.perf_counter() - began
+    if took > SLOW:
+        return took
+    count = max(1, min(50, int(least / max(took, 1e-6))))
     found = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -159,20 +168,24 @@ def pattern_time(name: str, kernel: Kernel, steps: int, options: argparse.Namesp
 
 
 def system_times(
-    name: str, width: int, steps: int, options: argparse.Namespace, growth: Any
+    name: str, width: int, steps: int, options: argparse.Namespace
 ) -> dict[str, float]:
-    """Return time and peak memory, and shares of what the machine can do where these are known."""
+    """Return time and peak memory."""
     work = of_system(name, width, steps)
     took = seconds(work, options.least, options.repeats)
-    found = {"ms": round(1e3 * took, 4), "peak_mib": round(peak(work) / 2**20, 1)}
-    if isinstance(growth, dict):
-        flops, kept = (
-            growth[what] * steps ** growth[f"{what}_exponent"] for what in ("flops", "bytes")
-        )
-        found["of_rate"] = float(f"{flops / took / options.rate:.3g}")
+    return {"ms": round(1e3 * took, 4), "peak_mib": round(peak(work) / 2**20, 1)}
+
+
+def shares(ms: float, steps: int, growth: dict[str, float], options: argparse.Namespace) -> Any:
+    """Return what of the machine's rate and bandwidth is reached."""
+    flops, kept = (
+        growth[what] * steps ** growth[f"{what}_exponent"] for what in ("flops", "bytes")
+    )
+    return {
+        "of_rate": float(f"{1e3 * flops / ms / options.rate:.3g}"),
         # What is kept is written once and read once.
-        found["of_bandwidth"] = float(f"{2 * kept / took / options.bandwidth:.3g}")
-    return found
+        "of_bandwidth": float(f"{2e3 * kept / ms / options.bandwidth:.3g}"),
+    }
 
 
 def counted(name: str, width: int) -> dict[str, float]:
@@ -195,32 +208,41 @@ def crossings(found: dict[str, Any], names: list[str], widths: list[int]) -> dic
     """Return the least length from which on a system is faster than exact attention."""
     answers: dict[str, Any] = {}
     for name, width in product(names, widths):
-        lengths = [k for k in found if k.startswith(f"{name} {width} ")]
+        lengths = [int(k.split()[-1]) for k in found if k.startswith(f"{name} {width} ")]
         faster = None
-        for steps in sorted((int(k.split()[-1]) for k in lengths), reverse=True):
+        for steps in sorted(lengths, reverse=True):
             own, exact = (found.get(f"{n} {width} {steps}") for n in (name, EXACT))
             if not (isinstance(own, dict) and isinstance(exact, dict) and own["ms"] < exact["ms"]):
                 break
             faster = steps
-        answers[f"{name} {width}"] = faster or "slower at every length"
+        slower = f"slower up to {max(lengths)}" if lengths else "not measured"
+        answers[f"{name} {width}"] = faster or slower
     return answers
 
 
 class Report:
     """What was found so far, written down after every part."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.found: dict[str, Any] = {"device": torch.cuda.get_device_name(), "failed": 0}
+    def __init__(self, path: Path | None, seconds: float) -> None:
+        self.path, self.until = path, time.monotonic() + seconds
+        self.found: dict[str, Any] = {"failed": 0}
+        if torch.cuda.is_available():
+            self.found["device"] = torch.cuda.get_device_name()
+        elif path is not None:
+            self.found = json.loads(path.read_text())
 
     def tried(self, part: str, name: str, work: Callable[[], Any]) -> Any:
         """Note what came of some work, or how it failed, and go on."""
+        if part != "crossings" and time.monotonic() > self.until:
+            self.found.setdefault("not reached", []).append(f"{part} {name}")
+            return None
         try:
             value = work()
         except Exception as error:  # noqa: BLE001
             value = f"{type(error).__name__}: {error}"[:400]
             self.found["failed"] += 1
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         self.found.setdefault(part, {})[name] = value
         print(part, name, json.dumps(value), file=sys.stderr, flush=True)
         if self.path is not None:
@@ -240,9 +262,10 @@ def measure_errors(report: Report) -> None:
 
 
 def measure_kernels(report: Report, options: argparse.Namespace) -> None:
-    for steps, (name, kernels) in product(options.lengths, KERNELS.items()):
+    for steps, (name, kernels) in product(options.lengths or KERNEL_LENGTHS, KERNELS.items()):
         for kernel in kernels:
-            if kernel != "exact" or steps <= LONGEST_EXACT:
+            chosen = kernel == "auto" and len(kernels) > 1
+            if not chosen and (kernel != "exact" or steps <= LONGEST_EXACT):
                 work = partial(pattern_time, name, kernel, steps, options)
                 report.tried("kernels", f"{name} {kernel} {steps}", work)
 
@@ -254,35 +277,54 @@ def measure_systems(report: Report, options: argparse.Namespace) -> None:
         if (system := zoo.load(name)).build is not None and system.family not in OTHER_FAMILIES
     ]
     names = [EXACT, *(name for name in known if name != EXACT)]
-    for name, width in product(names, options.widths):
-        growth = report.tried("counted", f"{name} {width}", partial(counted, name, width))
-        for steps in options.lengths:
-            work = partial(system_times, name, width, steps, options, growth)
+    for width, steps in product(options.widths, options.lengths or SYSTEM_LENGTHS):
+        for name in names:
+            work = partial(system_times, name, width, steps, options)
             report.tried("systems", f"{name} {width} {steps}", work)
-    work = partial(crossings, report.found.get("systems", {}), names[1:], options.widths)
-    report.tried("crossings", "all", work)
+        found = report.found.get("systems", {})
+        for other, crossed in crossings(found, names[1:], [width]).items():
+            report.tried("crossings", other, partial(str, crossed))
+
+
+def measure_shares(report: Report, options: argparse.Namespace) -> None:
+    """Set times beside counts, which need no GPU."""
+    times = {k: v for k, v in report.found.get("systems", {}).items() if isinstance(v, dict)}
+    for pair in dict.fromkeys(key.rpartition(" ")[0] for key in times):
+        name, width = pair.split()
+        growth = report.tried("counted", pair, partial(counted, name, int(width)))
+        for key in times if isinstance(growth, dict) else ():
+            if key.rpartition(" ")[0] == pair:
+                work = partial(shares, times[key]["ms"], int(key.split()[-1]), growth, options)
+                report.tried("shares", key, work)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[2**i for i in range(8, 17)])
+    parser.add_argument("--lengths", type=int, nargs="+", help="in the order of their measuring")
     parser.add_argument("--widths", type=int, nargs="+", default=[128])
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--systems", nargs="+", help="all of the efficient families by default")
-    parser.add_argument("--only", nargs="+", default=["errors", "kernels", "systems"])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=["errors", "kernels", "systems", "shares"])
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--least", type=float, default=0.03, help="seconds that a timing lasts")
     parser.add_argument("--rate", type=float, default=989e12, help="operations a second, bf16")
     parser.add_argument("--bandwidth", type=float, default=4.8e12, help="bytes a second")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="after them nothing is begun")
     parser.add_argument("--json", type=Path, help="file to write to as parts are done")
     options = parser.parse_args()
-    report = Report(options.json)
+    beside = options.only == ["shares"] and options.json is not None and options.json.is_file()
+    if not torch.cuda.is_available() and not beside:
+        print("there is no GPU here, and kernels run on one only: nothing was measured")
+        return 0
+    report = Report(options.json, options.seconds)
     if "errors" in options.only:
         measure_errors(report)
     if "kernels" in options.only:
         measure_kernels(report, options)
     if "systems" in options.only:
         measure_systems(report, options)
+    if "shares" in options.only:
+        measure_shares(report, options)
     print(json.dumps(report.found, indent=1))
     return int(any(isinstance(v, str) for v in report.found.get("errors", {}).values()))
 

@@ -1,21 +1,23 @@
 """Recurrences on a GPU: plain operations, our kernels and those of installed packages; prints JSON.
 
-First whether all give the same, forward and backward, against plain operations in double precision.
-Then how long a forward and backward pass takes, one layer's recurrence by itself and whole systems
-as they are trained (bf16 autocast, as many steps a batch at every length), each as the ratio to the
-packages' kernels, timed in turns in one run; then a streamed step.
+First how long a forward and backward pass of whole systems takes, as they are trained (bf16
+autocast, as many steps a batch at every length), as ratios between kinds of kernels timed in turns
+in one run. Then, with ``--only``, one layer's recurrence by itself, a streamed step, launches, and
+whether all give the same, forward and backward, as plain operations in double precision. Each kind
+of kernels has a process of its own: one that hangs or fails is ended and takes nothing along.
 
-    python tests/benchmarks/bench_kernels.py
+    python tests/benchmarks/bench_kernels.py --only times --json kernels.json
 """
 
 import argparse
 import json
+import multiprocessing as mp
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from kt_forecast.nn import kernels
 from kt_forecast.nn.decayed import decayed
 from kt_forecast.nn.scan import selective_scan
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PARTS = ("times", "operations", "steps", "launches", "errors")
 KINDS: dict[str, tuple[kernels.Kind, ...]] = {"plain": (), "own": ("own",), "package": ("package",)}
 STEPS = 8192
 """Steps of a batch, unless one sequence is longer."""
@@ -39,13 +43,15 @@ SYSTEMS = {
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).cuda()
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def retention(batch: int, steps: int, width: int) -> list[Tensor]:
     """Give tensors as a layer of RetNet does: four heads, decays that nothing learns."""
     heads, keys, values = 4, width // 4, width // 2
-    decay = (-torch.logspace(-5, -8, heads, base=2.0)).cuda()[None, :, None].expand(-1, -1, steps)
+    decay = (
+        (-torch.logspace(-5, -8, heads, base=2.0)).to(DEVICE)[None, :, None].expand(-1, -1, steps)
+    )
     return [
         noise(batch, steps, heads, keys).transpose(1, 2),
         noise(batch, steps, heads, keys, seed=1).transpose(1, 2) * keys**-0.5,
@@ -63,7 +69,7 @@ def dual(batch: int, steps: int, width: int) -> list[Tensor]:
         noise(batch, 1, steps, states) * states**-0.5,
         noise(batch, 1, steps, states, seed=1),
         noise(batch, steps, heads, size, seed=2).transpose(1, 2) * length[..., None],
-        -length * torch.linspace(1, 16, heads).cuda()[:, None],
+        -length * torch.linspace(1, 16, heads).to(DEVICE)[:, None],
         noise(batch, heads, states, size, seed=4),
     ]
 
@@ -75,7 +81,7 @@ def scanned(batch: int, steps: int, width: int) -> list[Tensor]:
     return [
         noise(batch, steps, channels),
         F.softplus(noise(batch, steps, channels, seed=1) - 3),
-        -torch.arange(1.0, states + 1).cuda().expand(channels, -1).contiguous(),
+        -torch.arange(1.0, states + 1).to(DEVICE).expand(channels, -1).contiguous(),
         both[..., :states],
         both[..., states:],
         noise(batch, channels, states, seed=5),
@@ -103,12 +109,12 @@ def found(name: str, given: list[Tensor]) -> list[Tensor]:
     return [*outputs, *torch.autograd.grad(worth, wanted)]
 
 
-def errors(name: str, kind: str, precision: str, batch: int, steps: int, width: int) -> list[float]:
+def errors(name: str, kind: str, precision: str, *shape: int) -> list[float]:
     """Return the largest error of each output and gradient, as a share of its largest number."""
-    given = OPERATIONS[name][1](batch, steps, width)
+    given = OPERATIONS[name][1](*shape)
     with kernels.only():
         wanted = found(name, [x.double() for x in given])
-    with rounded(precision), kernels.only(*KINDS[kind]):
+    with rounded(precision):
         got = found(name, given)
     pairs = zip(got, wanted, strict=True)
     return [round(float(((a - b).abs().max() / b.abs().max()).detach()), 9) for a, b in pairs]
@@ -127,44 +133,28 @@ class rounded:  # noqa: N801 - used as a word
         torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
+def finish() -> None:
+    """Wait for what was launched."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
 def seconds(work: Callable[[], object], least: float) -> float:
     """Return the time of one call, launches included, as training sees it."""
-    work()
-    torch.cuda.synchronize()
     began = time.perf_counter()
     work()
-    torch.cuda.synchronize()
-    count = max(2, min(50, int(least / max(time.perf_counter() - began, 1e-6))))
+    finish()
+    count = max(1, min(50, int(least / max(time.perf_counter() - began, 1e-6))))
     began = time.perf_counter()
     for _ in range(count):
         work()
-    torch.cuda.synchronize()
+    finish()
     return (time.perf_counter() - began) / count
 
 
-def compared(
-    works: dict[str, Callable[[], object]], least: float, repeats: int
-) -> dict[str, float | None]:
-    """Return milliseconds of each, and ratios to the package's kernel, timed in turns."""
-    times: dict[str, list[float]] = {kind: [] for kind in works}
-    for _ in range(repeats):
-        for kind, work in works.items():
-            with kernels.only(*KINDS[kind]):
-                times[kind].append(seconds(work, least))
-    result: dict[str, float | None] = {
-        kind: round(1e3 * statistics.median(some), 4) for kind, some in times.items()
-    }
-    for kind in ("plain", "own"):
-        ratios = [a / b for a, b in zip(times[kind], times.get("package", []), strict=False)]
-        result[f"{kind}/package"] = round(statistics.median(ratios), 3) if ratios else None
-    pairs = zip(times["plain"], times["own"], strict=True)
-    result["plain/own"] = round(statistics.median(a / b for a, b in pairs), 3)
-    return result
-
-
-def of_operation(name: str, given: list[Tensor]) -> Callable[[], object]:
+def of_operation(name: str, *shape: int) -> Callable[[], object]:
     run = OPERATIONS[name][0]
-    given = learned(name, given)
+    given = learned(name, OPERATIONS[name][1](*shape))
     wanted = [x for x in given if x.requires_grad]
     weights = [torch.randn_like(y) for y in run(*given)]
 
@@ -176,11 +166,11 @@ def of_operation(name: str, given: list[Tensor]) -> Callable[[], object]:
 
 def of_system(name: str, batch: int, steps: int, width: int) -> Callable[[], object]:
     system = zoo.load(SYSTEMS[name][0])
-    module = system.build(system.config(width=width, **SYSTEMS[name][1])).cuda()
+    module = system.build(system.config(width=width, **SYSTEMS[name][1])).to(DEVICE)
     x = noise(batch, steps, width)
 
     def work() -> object:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16):
             y, _ = module(x)
         return torch.autograd.grad(y.float().square().mean(), list(module.parameters()))
 
@@ -189,7 +179,7 @@ def of_system(name: str, batch: int, steps: int, width: int) -> Callable[[], obj
 
 def of_step(name: str, width: int) -> Callable[[], object]:
     system = zoo.load(SYSTEMS[name][0])
-    module = system.build(system.config(width=width, **SYSTEMS[name][1])).cuda().eval()
+    module = system.build(system.config(width=width, **SYSTEMS[name][1])).to(DEVICE).eval()
     x, state = noise(1, 1, width), module.init_state(1)
 
     @torch.no_grad()
@@ -209,106 +199,260 @@ def launches(work: Callable[[], object]) -> int:
     return sum(event.count for event in profile.key_averages() if event.device_type == device)
 
 
+class RefusedError(Exception):
+    """No kernel of the kind that was asked for runs such tensors."""
+
+
+def watched() -> list[bool]:
+    """Note from now on whether kernels of a kind were found for what was asked."""
+    found: list[bool] = []
+    for name in ("for_decayed", "for_scan"):
+        ask = getattr(kernels, name)
+
+        def asked(*given: Any, ask: Callable[..., Any] = ask) -> Any:
+            answer = ask(*given)
+            if kernels._allowed.get():
+                found.append(answer is not None)
+            return answer
+
+        setattr(kernels, name, asked)
+    return found
+
+
+def worker(kind: str, pipe: Connection) -> None:
+    """Do in a process of its own what is asked, with kernels of one kind only."""
+    found = watched()
+    work: Callable[[], object] = lambda: None  # noqa: E731
+    precision = "ieee"
+    makers = {"times": of_system, "operations": of_operation, "steps": of_step}
+    while True:
+        order, *given = pipe.recv()
+        answer: Any = None
+        try:
+            if order in makers:
+                precision = "ieee" if order == "times" else "tf32"
+            with kernels.only(*KINDS[kind]), rounded(precision):
+                if order in makers:
+                    found.clear()
+                    work = lambda: None  # noqa: E731
+                    finish()
+                    if DEVICE == "cuda":
+                        torch.cuda.empty_cache()
+                    work = makers[order](*given)
+                    work()
+                    finish()
+                elif order == "time":
+                    answer = seconds(work, *given)
+                elif order == "launches":
+                    found.clear()
+                    answer = launches(of_system(*given))
+                else:
+                    found.clear()
+                    answer = errors(given[0], kind, *given[1:])
+            if not all(found):
+                answer = RefusedError("no kernel of this kind runs this")
+        except Exception as error:  # noqa: BLE001
+            answer = RuntimeError(f"{type(error).__name__}: {error}"[:400])
+        pipe.send(answer)
+
+
+class Worker:
+    """A process with one kind of kernels, begun anew after it was ended.
+
+    Args:
+        kind: of kernels.
+        limit: seconds that an answer may take.
+    """
+
+    def __init__(self, kind: str, limit: float) -> None:
+        self.kind, self.limit = kind, limit
+        self.process: Any = None
+
+    def ask(self, *order: Any) -> None:
+        """Begin some work."""
+        if self.process is None:
+            context = mp.get_context("spawn")
+            self.pipe, other = context.Pipe()
+            self.process = context.Process(target=worker, args=(self.kind, other), daemon=True)
+            self.process.start()
+            other.close()
+        self.pipe.send(order)
+
+    def answer(self) -> Any:
+        """Return what came of it; an exception if it failed or took too long."""
+        try:
+            if self.pipe.poll(self.limit):
+                return self.pipe.recv()
+            why = f"no answer within {self.limit:g} seconds"
+        except (EOFError, OSError):
+            why = "its process ended"
+        self.end()
+        return TimeoutError(why)
+
+    def end(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process = None
+
+
 class Report:
-    """What was found so far, written down after every part."""
+    """What was found so far, written down after every part.
+
+    Args:
+        path: of the file; None for none.
+        facts: what is said before.
+    """
 
     def __init__(self, path: Path | None, **facts: Any) -> None:
         self.path, self.found = path, dict(facts)
 
-    def tried(self, part: str, name: str, work: Callable[[], Any]) -> None:
-        """Note what came of some work, or how it failed, and go on."""
-        try:
-            value = work()
-        except Exception as error:  # noqa: BLE001
-            value = f"{type(error).__name__}: {error}"[:400]
-        torch.cuda.empty_cache()
+    def note(self, part: str, name: str, value: Any) -> None:
+        """Note what came of some work."""
         self.found.setdefault(part, {})[name] = value
         print(part, name, json.dumps(value), file=sys.stderr, flush=True)
         if self.path is not None:
             self.path.write_text(json.dumps(self.found, indent=1) + "\n")
 
 
-def available() -> dict[str, list[str]]:
-    """Return the kinds of kernels that there are for every operation and system."""
-    _, key, value, decay, _ = retention(1, 2, 64)
-    with rounded("tf32"), kernels.only("package"):
-        products = kernels.for_decayed(key, value, decay) is not None
-        scans = kernels.for_scan(value[:, 0], 16) is not None
-    found = {}
-    for name in (*OPERATIONS, *SYSTEMS):
-        there = scans if name in {"scan", "mamba1"} else products
-        found[name] = ["plain", "own", *(["package"] if there else [])]
-    return found
+class Bench:
+    """All kinds of kernels, each in its process, and what they were found to do.
 
+    Args:
+        report: takes what is found.
+        options: of the command line.
+    """
 
-def measure_errors(report: Report, kinds: dict[str, list[str]]) -> None:
-    for name in OPERATIONS:
-        for kind, precision in product(kinds[name], ("ieee", "tf32")):
-            if kind == "package" and precision == "ieee" and name != "scan":
+    def __init__(self, report: Report, options: argparse.Namespace) -> None:
+        self.report, self.options = report, options
+        self.until = time.monotonic() + options.seconds
+        self.workers = {kind: Worker(kind, options.limit) for kind in options.kinds}
+        self.left_out: dict[tuple[str, str, str], str] = {}
+
+    def compared(self, part: str, name: str, *given: int) -> None:
+        """Note milliseconds of each kind and their ratios, timed in turns."""
+        label = f"{name} {'x'.join(map(str, given))}"
+        if time.monotonic() > self.until:
+            self.report.note("not reached", f"{part} {label}", f"{self.options.seconds:g} seconds")
+            return
+        result: dict[str, Any] = {}
+        ready = self._each(part, name, list(self.workers), (part, name, *given), result, side=True)
+        times: dict[str, list[float]] = {kind: [] for kind in ready}
+        for _ in range(self.options.repeats):
+            for kind in [kind for kind in ready if kind not in result]:
+                order = "time", self.options.least
+                times[kind] += self._each(part, name, [kind], order, result).values()
+        known = {kind: some for kind, some in times.items() if kind not in result}
+        result |= {kind: round(1e3 * statistics.median(some), 4) for kind, some in known.items()}
+        for one, other in (("own", "plain"), ("own", "package"), ("plain", "package")):
+            if one in known and other in known:
+                ratios = [a / b for a, b in zip(known[one], known[other], strict=True)]
+                result[f"{one}/{other}"] = round(statistics.median(ratios), 3)
+        self.report.note(part, label, result)
+
+    def single(self, part: str, label: str, kind: str, *order: Any) -> None:
+        """Note what one kind answers."""
+        if time.monotonic() > self.until:
+            self.report.note("not reached", f"{part} {label}", f"{self.options.seconds:g} seconds")
+            return
+        failed: dict[str, Any] = {}
+        found = self._each(part, order[1], [kind], order, failed)
+        self.report.note(part, label, found.get(kind, failed.get(kind)))
+
+    def _each(
+        self,
+        part: str,
+        name: str,
+        kinds: list[str],
+        order: tuple[Any, ...],
+        failed: dict[str, Any],
+        *,
+        side: bool = False,
+    ) -> dict[str, Any]:
+        """Ask kinds at the same time if ``side``; what hangs once is left out from then on."""
+        asked, found = [], {}
+        for kind in kinds:
+            if (part, name, kind) in self.left_out:
+                failed[kind] = self.left_out[part, name, kind]
                 continue
-            for shape in ((2, 333, 64), (1, 4096, 256)):
+            self.workers[kind].ask(*order)
+            asked.append(kind)
+            if not side:
+                self._answered(part, name, kind, found, failed)
+        for kind in asked if side else ():
+            self._answered(part, name, kind, found, failed)
+        return found
+
+    def _answered(
+        self, part: str, name: str, kind: str, found: dict[str, Any], failed: dict[str, Any]
+    ) -> None:
+        answer = self.workers[kind].answer()
+        if not isinstance(answer, Exception):
+            found[kind] = answer
+            return
+        failed[kind] = str(answer)
+        if isinstance(answer, (TimeoutError, RefusedError)):
+            self.left_out[part, name, kind] = failed[kind]
+
+    def times(self) -> None:
+        """Time whole systems, the narrowest and the shortest first."""
+        for width, steps, name in product(self.options.widths, self.options.lengths, SYSTEMS):
+            self.compared("times", name, max(1, STEPS // steps), steps, width)
+
+    def operations(self) -> None:
+        """Time one layer's recurrence."""
+        for width, steps, name in product(self.options.widths, self.options.lengths, OPERATIONS):
+            self.compared("operations", name, max(1, STEPS // steps), steps, width)
+
+    def steps(self) -> None:
+        """Time one streamed step."""
+        for width, name in product(self.options.widths, SYSTEMS):
+            self.compared("steps", name, width)
+
+    def launches(self) -> None:
+        """Count launches of a pass."""
+        for name, kind in product(SYSTEMS, self.workers):
+            self.single("launches", f"{name} {kind}", kind, "launches", name, 8, 1024, 64)
+
+    def errors(self) -> None:
+        """Compare with double precision."""
+        shapes = ((2, 333, 64), (1, 4096, 256))
+        for name, kind, precision, shape in product(
+            OPERATIONS, self.workers, ("ieee", "tf32"), shapes
+        ):
+            if kind != "package" or precision == "tf32" or name == "scan":
                 label = f"{name} {kind} {precision} {'x'.join(map(str, shape))}"
-                report.tried("errors", label, partial(errors, name, kind, precision, *shape))
+                self.single("errors", label, kind, "errors", name, precision, *shape)
 
 
-def measure_launches(report: Report, kinds: dict[str, list[str]]) -> None:
-    for name in SYSTEMS:
-        for kind in kinds[name]:
-            with kernels.only(*KINDS[kind]):
-                count = partial(launches, of_system(name, 8, 1024, 64))
-                report.tried("launches", f"{name} {kind}", count)
-
-
-def operation_times(
-    name: str, kinds: list[str], shape: tuple[int, int, int], least: float, repeats: int
-) -> dict[str, float | None]:
-    with rounded("tf32"):
-        given = OPERATIONS[name][1](*shape)
-        return compared(dict.fromkeys(kinds, of_operation(name, given)), least, repeats)
-
-
-def system_times(
-    name: str, kinds: list[str], shape: tuple[int, int, int], least: float, repeats: int
-) -> dict[str, float | None]:
-    return compared(dict.fromkeys(kinds, of_system(name, *shape)), least, repeats)
-
-
-def step_times(name: str, kinds: list[str], width: int) -> dict[str, float | None]:
-    return compared(dict.fromkeys(kinds, of_step(name, width)), 0.03, 3)
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024, 4096, 16384, 65536])
-    parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=["times", "errors"])
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS], default=[*KINDS])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 256, 65536])
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--least", type=float, default=0.05, help="seconds that a timing lasts")
+    parser.add_argument("--least", type=float, default=0.03, help="seconds that a timing lasts")
+    parser.add_argument("--limit", type=float, default=45.0, help="seconds that an answer may take")
+    parser.add_argument("--seconds", type=float, default=600.0, help="after them nothing is begun")
+    parser.add_argument("--cpu", action="store_true", help="try the command itself without a GPU")
     parser.add_argument("--json", type=Path, help="file to write to as parts are done")
     options = parser.parse_args()
-    kinds = available()
-    report = Report(
-        options.json,
-        device=torch.cuda.get_device_name(),
-        torch=torch.__version__,
-        kinds=kinds,
-    )
-    measure_errors(report, kinds)
-    measure_launches(report, kinds)
-    timing = options.least, options.repeats
-    for width, steps in product(options.widths, options.lengths):
-        shape = max(1, STEPS // steps), steps, width
-        label = "x".join(map(str, shape))
-        for part, names, times in (
-            ("operations", OPERATIONS, operation_times),
-            ("systems", SYSTEMS, system_times),
-        ):
-            for name in names:
-                work = partial(times, name, kinds[name], shape, *timing)
-                report.tried(part, f"{name} {label}", work)
-    for name, width in product(SYSTEMS, options.widths):
-        report.tried("steps", f"{name} {width}", partial(step_times, name, kinds[name], width))
+    if DEVICE == "cpu" and not options.cpu:
+        print("there is no GPU here, and kernels run on one only: nothing was measured")
+        return 0
+    name = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
+    report = Report(options.json, device=name, torch=torch.__version__)
+    bench = Bench(report, options)
+    for part in PARTS:
+        if part in options.only:
+            getattr(bench, part)()
+    for each in bench.workers.values():
+        each.end()
     print(json.dumps(report.found, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
