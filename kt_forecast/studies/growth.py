@@ -56,7 +56,7 @@ class GrowthSettings(StudySettings):
     layers: int = Field(1, gt=0)
     lengths: tuple[int, ...] = (2048, 4096, 8192)
     batch: int = Field(1, gt=0)
-    limit: float = Field(20.0, gt=0.0)
+    limit: float = Field(5.0, gt=0.0)
 
 
 def measure(settings: GrowthSettings, say: Say, clock: Clock) -> Iterator[Found]:

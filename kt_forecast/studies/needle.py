@@ -94,7 +94,7 @@ class NeedleSettings(StudySettings):
     stages: tuple[float, ...] = (0.25, 1.0, 3.0, 7.0)
     rows: int = Field(32, gt=0)
     passes: int = Field(300, gt=0)
-    training_seconds: float = Field(5.0, gt=0)
+    training_seconds: float = Field(2.5, gt=0)
     learning_rate: float = Field(3e-3, gt=0)
     farthest: int = Field(11, gt=FIRST_DISTANCE)
     asked: int = Field(16, gt=0)
