@@ -27,6 +27,8 @@ from kt_forecast.studies.running import RUNNING, load, replaced
 from kt_forecast.studies.study import Clock
 from kt_forecast.studies.systems import bytes_of
 from kt_forecast.studies.words import times
+from tests.browser import asked as asked_page
+from tests.browser import needs_browser
 
 SMALL = ["width=8", "heads=2"]
 
@@ -410,6 +412,26 @@ def test_a_page_is_drawn_again_from_the_record_alone(tmp_path):
     moved.parent.mkdir()
     moved.write_text(record.to_json(), encoding="utf-8")
     assert draw(moved).read_text(encoding="utf-8") == page
+
+
+@needs_browser
+def test_a_page_keeps_to_its_width_and_its_charts_fill_it(tmp_path):
+    sets = ["tasks=[]", "histories=[256,1048576]", "seconds=60"]
+    run("budget", tmp_path, *sets)
+    page = tmp_path / "out" / "budget.html"
+    told = asked_page(
+        tmp_path,
+        page,
+        360,
+        """(page) => {
+          const width = (found) => found.getBoundingClientRect().width;
+          const drawing = page.querySelector("figure svg");
+          return page.documentElement.scrollWidth + " "
+            + width(drawing.querySelector("[id$=patch_2]")) / width(drawing); }""",
+    )
+    wide, share = map(float, told.split())
+    assert wide <= 360
+    assert share > 0.85, "a legend that is too wide leaves the lines too little"
 
 
 def test_they_need_no_tracking_server():
