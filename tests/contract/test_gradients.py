@@ -1,7 +1,5 @@
 """Gradients are finite whatever a sequence holds, and validation leaves nothing behind for them."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 
@@ -24,14 +22,9 @@ def _memory_starts_as_nan():
     torch.use_deterministic_algorithms(before)
 
 
-@contextmanager
 def as_trained(device):
     """Compute as the loop does: bf16 beside float32 weights on a GPU."""
-    with (
-        without_cudnn_attention(),
-        torch.autocast(device, torch.bfloat16, enabled=device == "cuda"),
-    ):
-        yield
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
 
 def trained(name, device):
@@ -47,14 +40,15 @@ def noise(*shape, device):
 def assert_finite(module, x, device, valid=None):
     x = x.clone().requires_grad_()
     state = None if valid is None else module.init_state(len(x))
-    with as_trained(device):
-        y, _ = module(x) if valid is None else module(x, state, valid=valid)
-        real = y if valid is None else y[valid]
-        total = (real.float() * noise(*real.shape, device=device)).sum()
-        added = auxiliary_loss(module, valid)
     leaves = {"x": x} | dict(module.named_parameters())
-    total = total if added is None else total + added
-    grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    with without_cudnn_attention():
+        with as_trained(device):
+            y, _ = module(x) if valid is None else module(x, state, valid=valid)
+            added = auxiliary_loss(module, valid)
+        real = y.float() if valid is None else y[valid].float()
+        total = (real * noise(*real.shape, device=device)).sum()
+        total = total if added is None else total + added
+        grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     assert total.isfinite()
     bad = [
         n for n, g in zip(leaves, grads, strict=True) if g is not None and not g.isfinite().all()
@@ -90,10 +84,11 @@ def test_gradients_are_finite_beside_padding(name, device):
 def test_what_validation_leaves_behind_serves_training(name, device):
     module = trained(name, device)
     x = noise(2, 23, WIDTH, device=device)
-    with torch.inference_mode(), as_trained(device):
+    with torch.inference_mode(), without_cudnn_attention(), as_trained(device):
         module.eval()(x)
-    with as_trained(device):
-        y, _ = module.train()(x)
-    y.float().square().sum().backward()
+    with without_cudnn_attention():
+        with as_trained(device):
+            y, _ = module.train()(x)
+        y.float().square().sum().backward()
     kept = [t for m in module.modules() for t in vars(m).values() if torch.is_tensor(t)]
     assert not any(t.is_inference() for t in (*kept, *module.buffers()))
