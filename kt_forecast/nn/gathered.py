@@ -23,7 +23,7 @@ from kt_forecast.nn.streams import Span, appended
 KEYS_AT_ONCE = 2**13
 """Keys gathered at a time, for each head of each sequence."""
 KEYS_KEPT = 2**12
-"""Keys that are kept gathered for the backward pass; more of them are gathered again."""
+"""As many keys, and more, are gathered again for the backward pass rather than kept."""
 UNUSED = -1
 """What stands in a table where there is nothing to read."""
 
@@ -63,7 +63,7 @@ def gathered(
     some = max(KEYS_AT_ONCE // max(read.shape[-1], 1), 1)
     since = read if since is None else since
     cut = (q.split(some, 2), place.split(some, 1), read.split(some, 2), since.split(some, 2))
-    again = torch.is_grad_enabled() and q.shape[2] * read.shape[-1] > KEYS_KEPT
+    again = torch.is_grad_enabled() and q.shape[2] * read.shape[-1] >= KEYS_KEPT
     pieces = []
     for query, where, keys, begin in zip(*cut, strict=True):
         args = (query, k, v, where, keys, begin, first)

@@ -99,7 +99,12 @@ COUNTED: dict[str, dict[str, object]] = {
     "sparse_transformer": {"expansion": 1},
     "sparse_transformer_fixed": {"expansion": 1, "summary": 8},
     "image_transformer_rows": {"period": 32, "columns": 4, "rows": 4, "above": 4, "beside": 4},
+    "etc": {"layers": 1},
+    "infini_transformer_delta": {"segment": 64},
+    "mamba": {"chunk": 64, "layers": 1},
     "memory_compressed": {"window": 16, "factor": 2},
+    "memory_transformer": {"layers": 1},
+    "reformer": {"at_once": 512, "layers": 1},
     "rmt": {"segment": 256},
     "set_transformer": {"chunk": 128, "layers": 1},
     "synthesizer": {"reach": 4200, "layers": 1},
@@ -137,10 +142,12 @@ def mixer(name: str, **changes: object) -> nn.Module:
     return generic(SYSTEMS[name].build(settings(name, **changes)).double()).eval()
 
 
-def tracer(name: str, scheme: Scheme, **tracing: object) -> Tracer:
+def tracer(
+    name: str, scheme: Scheme, *, own: dict[str, object] | None = None, **tracing: object
+) -> Tracer:
     torch.manual_seed(0)
     config = TracingConfig.model_validate({"scheme": scheme, "dropout": 0.1, **tracing})
-    model = Tracer(SYSTEMS[name], settings(name), config, VOCABULARY)
+    model = Tracer(SYSTEMS[name], settings(name, **(own or {})), config, VOCABULARY)
     generator = torch.Generator().manual_seed(4)
     learned = {name for name, _ in model.named_parameters()}
     for buffer in (t for name, t in model.state_dict().items() if name not in learned):

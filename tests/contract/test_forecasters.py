@@ -24,6 +24,18 @@ from kt_forecast.forecaster.auditing import audit_forecaster
 ROWS = 4
 EACH = pytest.mark.parametrize(("name", "own"), ALL)
 EACH_MIXER = pytest.mark.parametrize(("name", "own"), MIXERS)
+
+
+def some(pairs):
+    """Mark as slow what is of the task, and so alike in all mixers, of every mixer but one."""
+    marks = [pytest.mark.slow if pair in MIXERS and pair[0] != "gpt" else () for pair in pairs]
+    params = [pytest.param(*pair, marks=mark) for pair, mark in zip(pairs, marks, strict=True)]
+    return pytest.mark.parametrize(("name", "own"), params)
+
+
+SOME = some(ALL)
+SOME_MIXER = some(MIXERS)
+SOME_CAUSAL = some(STEP_CAUSAL)
 EACH_CAUSAL = pytest.mark.parametrize(("name", "own"), STEP_CAUSAL)
 OUTPUTS = ("point", "quantile", "student_t")
 
@@ -37,7 +49,7 @@ def batch_for(model, rows=ROWS, **covariates):
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-@EACH
+@SOME
 def test_every_output_has_a_number_for_each_step_ahead(name, own, output):
     model = forecaster(name, own, shape(), output=output)
     batch = batch_for(model)
@@ -75,7 +87,7 @@ def test_the_latest_value_counts(name, own):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-@EACH_MIXER
+@SOME_MIXER
 def test_series_are_read_together_where_they_are_mixed_and_alone_elsewhere(name, own, dense):
     batch = windows(ROWS, channels=CHANNELS, known=1)
     other = replace(batch, values=batch.values.clone())
@@ -91,7 +103,7 @@ def test_series_are_read_together_where_they_are_mixed_and_alone_elsewhere(name,
         assert total.isfinite()
 
 
-@EACH_MIXER
+@SOME_MIXER
 def test_covariates_count_as_far_as_they_are_known(name, own):
     model = forecaster(name, own, shape(past=2, known=2, static=1))
     batch = batch_for(model, past=2, known=2, static=1)
@@ -109,7 +121,7 @@ def test_covariates_count_as_far_as_they_are_known(name, own):
     assert moved("static", 0)
 
 
-@EACH
+@SOME
 def test_covariates_that_are_not_wanted_are_not_read(name, own):
     model = forecaster(name, own, shape(past=1, known=1, static=1), covariates=False)
     plain = forecaster(name, own, shape(), covariates=False)
@@ -140,7 +152,7 @@ def test_a_forecast_is_a_function_of_its_window(name, own):
 
 
 @pytest.mark.parametrize("normalisation", ["last", "window"])
-@EACH
+@SOME
 def test_a_higher_level_gives_a_higher_forecast(name, own, normalisation):
     model = forecaster(name, own, shape(), normalisation=normalisation)
     batch = batch_for(model)
@@ -191,7 +203,7 @@ def test_the_last_origin_of_dense_training_is_the_forecast(name, own):
     torch.testing.assert_close(every[:, :, -1, :, 0], model.predict(batch).point)
 
 
-@EACH_CAUSAL
+@SOME_CAUSAL
 def test_dense_training_scores_the_steps_after_each_origin(name, own):
     model = forecaster(name, own, shape(), dense=True, least=24, loss="mae")
     batch = batch_for(model)

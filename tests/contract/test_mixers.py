@@ -45,8 +45,17 @@ def test_shape_is_kept_for_one_step_and_for_a_prime_number(name, noise):
         assert mixer(name)(noise(2, steps, WIDTH))[0].shape == (2, steps, WIDTH)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(
+    ("training", "scale"),
+    [
+        pytest.param(False, 1.0, id="evaluation-1"),
+        pytest.param(True, 1e3, id="training-1000"),
+        pytest.param(False, 1e3, id="evaluation-1000", marks=pytest.mark.slow),
+        pytest.param(True, 1.0, id="training-1", marks=pytest.mark.slow),
+        pytest.param(False, 1e-3, id="evaluation-0.001", marks=pytest.mark.slow),
+        pytest.param(True, 1e-3, id="training-0.001", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", STEP_CAUSAL)
 def test_replacing_the_future_moves_nothing_before_it(name, scale, training, noise):
     module, x = mixer(name).train(training), noise(2, STEPS, WIDTH)

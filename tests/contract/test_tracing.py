@@ -15,6 +15,15 @@ ROWS, STEPS = 3, 13
 TOLERANCE = {"atol": 1e-10, "rtol": 0.0}
 STREAMED = [(name, scheme) for name, scheme in TRACED if name in STREAMING]
 BUNDLES = pytest.mark.parametrize("bundles", [False, True], ids=["single", "bundled"])
+MODES = pytest.mark.parametrize(
+    ("training", "bundles"),
+    [
+        pytest.param(False, False, id="evaluation-single"),
+        pytest.param(True, True, id="training-bundled"),
+        pytest.param(False, True, id="evaluation-bundled", marks=pytest.mark.slow),
+        pytest.param(True, False, id="training-single", marks=pytest.mark.slow),
+    ],
+)
 IN_EVERY_SCHEME = {"gpt", "dkt"}
 """Systems by which the schemes themselves are tested."""
 
@@ -30,6 +39,15 @@ def each(pairs, *, always=()):
     marks = [() if keep else pytest.mark.slow for keep in kept]
     params = [pytest.param(*pair, marks=mark) for pair, mark in zip(pairs, marks, strict=True)]
     return pytest.mark.parametrize(("name", "scheme"), params)
+
+
+BETWEEN_LAYERS = {"hourglass", "informer"}
+"""Systems that shorten the sequence between two layers: one layer alone is not theirs."""
+
+
+def one_layer(name):
+    """Return the settings of a single layer: what layers leave alone, their sequence does too."""
+    return {"layers": 1} if "layers" in SYSTEMS[name].config.model_fields else {}
 
 
 EACH = each(TRACED, always=IN_EVERY_SCHEME)
@@ -63,8 +81,7 @@ def test_one_finite_logit_a_step(name, scheme):
         assert y.isfinite().all()
 
 
-@BUNDLES
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@MODES
 @EACH
 def test_answers_move_only_later_events(name, scheme, training, bundles):
     model, batch = tracer(name, scheme).train(training), interactions(ROWS, STEPS, bundles=bundles)
@@ -80,8 +97,7 @@ def test_answers_move_only_later_events(name, scheme, training, bundles):
         assert power > 0.0, f"replacing {what} moves nothing: the test has no power"
 
 
-@BUNDLES
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@MODES
 @EACH
 def test_what_is_asked_moves_nothing_before_it(name, scheme, training, bundles):
     model, batch = tracer(name, scheme).train(training), interactions(ROWS, STEPS, bundles=bundles)
@@ -172,8 +188,18 @@ def test_a_row_of_padding_is_finite(name, scheme):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@BUNDLES
-@pytest.mark.parametrize("parts", [[1] * STEPS, [6, 7], [1, 11, 1], [5, 1, 1, 6]], ids=str)
+@pytest.mark.parametrize(
+    ("parts", "bundles"),
+    [
+        pytest.param([1] * STEPS, False, id="each-single"),
+        pytest.param([1] * STEPS, True, id="each-bundled"),
+        pytest.param([5, 1, 1, 6], True, id="some-bundled"),
+        pytest.param([6, 7], False, id="two-single", marks=pytest.mark.slow),
+        pytest.param([1, 11, 1], False, id="ends-single", marks=pytest.mark.slow),
+        pytest.param([6, 7], True, id="two-bundled", marks=pytest.mark.slow),
+        pytest.param([1, 11, 1], True, id="ends-bundled", marks=pytest.mark.slow),
+    ],
+)
 @EACH_STREAMED
 def test_any_segments_equal_one_pass(name, scheme, parts, bundles):
     model, batch = tracer(name, scheme), interactions(ROWS, STEPS, bundles=bundles)
@@ -222,10 +248,18 @@ def test_saved_weights_give_the_same_bits(name, scheme, tmp_path):
 
 @EACH_AUDITED
 def test_the_auditor_finds_nothing(name, scheme):
-    report = audit_tracer(tracer(name, scheme), interactions(2, 9, bundles=True), moments=1)
+    model = tracer(name, scheme, own={} if name in BETWEEN_LAYERS else one_layer(name))
+    report = audit_tracer(model, interactions(2, 9, bundles=True), moments=1)
     assert report.verdict != "leak", report.summary()
     if name == "gpt":
         assert report.verdict == "conditional", report.summary()
+
+
+@pytest.mark.slow
+@EACH_AUDITED
+def test_the_auditor_finds_nothing_in_several_layers(name, scheme):
+    report = audit_tracer(tracer(name, scheme), interactions(2, 9, bundles=True), moments=1)
+    assert report.verdict != "leak", report.summary()
 
 
 def test_a_system_that_sees_the_window_is_refused():
