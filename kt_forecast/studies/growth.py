@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kt_forecast.errors import InputError
+from kt_forecast.nn.kernels import without_cudnn_attention
 from kt_forecast.nn.system import auxiliary_loss
 from kt_forecast.studies import words
 from kt_forecast.studies.measuring import computed_in, last_slope, peak_bytes, slope, timed
@@ -133,6 +134,7 @@ def expected(length: int, seen: list[tuple[int, float]]) -> float:
     return float(y[-1] * (length / x[-1]) ** exponent)
 
 
+@without_cudnn_attention()
 def trained(mixer: Any, x: Tensor, settings: StudySettings) -> None:  # noqa: ANN401
     """Run a mixer forward and backward, as a step of training does."""
     with computed_in(settings.device, settings.precision):

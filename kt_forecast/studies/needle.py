@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kt_forecast.errors import InputError
+from kt_forecast.nn.kernels import without_cudnn_attention
 from kt_forecast.sequences.interactions import Batch, Vocabulary
 from kt_forecast.studies import words
 from kt_forecast.studies.measuring import computed_in, finish, slope, wilson
@@ -415,6 +416,7 @@ def released(device: str) -> None:
         torch.cuda.empty_cache()
 
 
+@without_cudnn_attention()
 def train(model: nn.Module, task: Task, settings: NeedleSettings, clock: Clock) -> Row:
     """Train over growing distances; return how far it came and how well it knew that.
 

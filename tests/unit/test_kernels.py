@@ -5,14 +5,39 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from kt_forecast import zoo
 from kt_forecast.nn import kernels
 from kt_forecast.nn.decayed import decayed
 from kt_forecast.nn.scan import selective_scan
+from kt_forecast.studies.growth import GrowthSettings, trained
+from kt_forecast.studies.needle import NeedleSettings, StudentTask, train
+from kt_forecast.studies.study import Clock
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels run on a GPU only")
 PACKAGES = {"decayed": "fla", "scan": "mamba_ssm"}
+
+
+def test_studies_form_no_gradient_by_cudnn_attention():
+    seen = []
+    allowed = torch.backends.cuda.cudnn_sdp_enabled
+
+    class Asking(nn.Linear):
+        def forward(self, x):
+            seen.append(allowed())
+            x.register_hook(lambda _: seen.append(allowed()))
+            return super().forward(x), None
+
+    x = noise(1, 4, 3).requires_grad_()
+    trained(Asking(3, 3), x, GrowthSettings(device="cpu"))
+    needle = NeedleSettings(width=8, heads=2, layers=1, passes=1, rows=2, device="cpu")
+    task = StudentTask(needle)
+    model = task.model("gpt", needle)
+    model.register_forward_pre_hook(lambda *_: seen.append(allowed()))
+    train(model, task, needle, Clock())
+    assert len(seen) == 3
+    assert set(seen) == {False}
 
 
 def noise(*shape, seed=0):
