@@ -34,10 +34,22 @@ Kernel = Literal["auto", "exact", "blocks", "flex", "varying"]
 
 TILE = 128
 """Steps of a block of FlexAttention's masks."""
-EXACT_BELOW = 512
-"""Steps of a sequence below which one mask of all pairs costs less than blocks, on a GPU."""
+EXACT_UP_TO = 512
+"""Steps of a sequence up to which a window is read by one mask of all pairs on a GPU.
+
+On an H200 it took about a third of FlexAttention's time at half as many steps, and three fifths at
+as many; more were not timed, so that the crossing lies beyond.
+"""
+TILED_FROM = 512
+"""Steps of a sequence from which on FlexAttention reads what has learned biases or further rows.
+
+At half as many it was already several times as fast as blocks on an H200, but it is compiled for
+each shape of mask, and short sequences come in many lengths.
+"""
 QUERY_CHUNK = 512
 """Queries attended at a time where a mask must be written out."""
+LEAST_SIZE = 16
+"""Numbers of a head from which on FlexAttention takes it."""
 SHAPES = 256
 """Shapes and masks for which kernels may be compiled in one process."""
 
@@ -97,7 +109,7 @@ def attend_weighed(
     """Do as `attend` within a window, with learned numbers added by distance; see `weighed`."""
     window, steps = bias.shape[1], query.shape[2]
     if kernel == "auto":
-        flex = key.shape[2] == steps and fastest(query, None) == "flex"
+        flex = key.shape[2] == steps and tiled(query)
         kernel = "flex" if flex else "blocks"
     if kernel != "flex":
         return weighed(query, key, value, window, before=before, bias=bias)
@@ -133,7 +145,7 @@ def attend_beside(
     """
     steps = query.shape[2]
     if kernel == "auto":
-        flex = key.shape[2] == steps and fastest(query, None) == "flex"
+        flex = key.shape[2] == steps and tiled(query)
         kernel = "flex" if flex else "blocks"
     if kernel != "flex":
         return windowed(query, key, value, window, before=before, beside=Beside(*rows))
@@ -173,9 +185,16 @@ def fastest(query: Steps, document: Int[Tensor, "batch time"] | None) -> Kernel:
         return "blocks"
     if document is not None and query.element_size() == 2 and size % 8 == 0:
         return "varying"
-    if steps < EXACT_BELOW:
+    if steps <= EXACT_UP_TO:
         return "exact"
-    return "flex" if size >= 16 else "blocks"
+    return "flex" if size >= LEAST_SIZE else "blocks"
+
+
+def tiled(query: Steps) -> bool:
+    """Return whether FlexAttention runs one pass over long sequences of such queries."""
+    steps, size = query.shape[2:]
+    able = query.is_cuda and query.dtype != torch.float64 and size >= LEAST_SIZE
+    return able and steps >= TILED_FROM and not torch.compiler.is_exporting()
 
 
 def _exact(

@@ -179,3 +179,23 @@ def test_what_is_added_by_distance_is_added():
     hidden[:, 2:] = -torch.inf
     hidden[:, :2] = 0.0
     agree(attend_weighed(q, k, v, hidden), dense(q, k, v, band(23, 0, 2)), q, k, v)
+
+
+class OnGPU(torch.Tensor):
+    """Says that it lies on a GPU."""
+
+    is_cuda = True
+
+
+def queries(steps, size=32, dtype=torch.float32):
+    return torch.zeros(1, 1, steps, size, dtype=dtype).as_subclass(OnGPU)
+
+
+def test_the_kernel_on_a_gpu_follows_from_length_and_type():
+    most, tiles = module.EXACT_UP_TO, module.TILED_FROM
+    assert [module.fastest(queries(steps), None) for steps in (most, most + 1)] == ["exact", "flex"]
+    assert module.fastest(queries(most + 1, size=8), None) == "blocks"
+    packed = queries(9, dtype=torch.bfloat16)
+    assert module.fastest(packed, torch.zeros(1, 9, dtype=torch.long)) == "varying"
+    assert [module.tiled(queries(steps)) for steps in (tiles - 1, tiles)] == [False, True]
+    assert not module.tiled(queries(tiles, dtype=torch.float64))
