@@ -125,7 +125,7 @@ class ForecastScores:
         sums: what the metrics were made of, for comparisons.
     """
 
-    protocol: str
+    protocol: Protocol
     horizon: int
     context: int
     stride: int

@@ -66,7 +66,7 @@ class HistoryStudy:
 
     def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
         """Return title, header and rows."""
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (
                 one.run,
                 one.data,
