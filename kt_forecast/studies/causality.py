@@ -1,8 +1,9 @@
 """Which systems may be used for knowledge tracing, and why the others may not; from audits.
 
-Each system is built twice: with its defaults, and with the settings that give its published form
-where that reads later steps. Both are audited on noise, as what they are in every task: mixers of
-steps, whose every output may use the steps up to its own.
+Each system is built with its defaults, with each switch and choice turned that makes another form
+of it, and with the settings that give its published form where that reads later steps. All are
+audited on noise, as what they are in every task: mixers of steps, whose every output may use the
+steps up to its own.
 """
 
 import re
@@ -20,13 +21,35 @@ from kt_forecast.audit import Report, audit, causal
 from kt_forecast.errors import InputError
 from kt_forecast.nn.system import System, SystemConfig
 
-ROWS, STEPS, WIDTH = 2, 52, 16
+ROWS, STEPS, WIDTH = 2, 160, 16
 """Noise that is audited: enough steps to cross the borders of blocks, segments and rows."""
 MOMENTS = 4
 """Moments after which everything is replaced."""
 SKIPPED = ("compiled", "coin flips", "picture")
 """Stages left out: nothing is trained here, and nothing compiled."""
 PUBLISHED = "published"
+COLUMNS = (
+    "system",
+    "may it be used?",
+    "promise",
+    "audit of the defaults",
+    "other forms",
+    "audit as published",
+)
+LEGEND = (
+    "A step may use the steps up to its own; in knowledge tracing a form that reads later ones is "
+    "told the answers that it should predict, so training refuses it. "
+    "Promise: `step` is causal without a change, `step by change` is not the published form but "
+    "one whose change stands below. "
+    "Verdicts of the auditor on untrained weights and noise: `proved`: every operation was "
+    "followed, and nothing later reaches an output. `conditional`: the same, as long as places "
+    "that were chosen do not move with later steps, of which replacing these showed no sign. "
+    "`unproven`: a choice among steps, such as sorting them, or a sum over them cannot be followed "
+    "number by number; later steps were replaced, and nothing earlier moved. "
+    "`LEAKS`: it moved, by how much and where is said. "
+    "`kt-forecast zoo --causality FILE` makes this page."
+)
+"""What the page's words mean."""
 
 Say = Callable[[str], None]
 
@@ -39,6 +62,7 @@ class Form:
         settings: those that make it, beside the defaults; empty for the defaults.
         verdict: the auditor's.
         found: the first counter-example, with its numbers; empty where there is none.
+        open: what a proof rests on, or what stands against one; empty where all is proved.
         leak: what the settings themselves say of later steps.
     """
 
@@ -46,6 +70,7 @@ class Form:
     verdict: str
     found: str
     leak: str
+    open: str = ""
 
     @property
     def leaks(self) -> bool:
@@ -64,6 +89,8 @@ class Entry:
         change: what its docstring says of causality.
         own: with its defaults; None for a whole network, which mixes no steps.
         published: with the settings that leak; None where none do.
+        others: with one switch or choice turned that does not say that it leaks.
+        networks: settings that make it a whole network.
     """
 
     name: str
@@ -72,6 +99,8 @@ class Entry:
     change: str
     own: Form | None
     published: Form | None
+    others: tuple[Form, ...] = ()
+    networks: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -86,17 +115,26 @@ class Entry:
         if not self.usable:
             why = "the audit found that it reads later steps" if self.own.leaks else self.causality
             return f"No: {why}."
-        given = "as published" if self.causality == "step" else "with the change"
-        if self.published is None:
-            return f"Yes, {given}."
-        return f"Yes, {given}; not with {self.published.settings}: {self.published.leak}."
+        if self.causality != "step":
+            given = "Yes, with the change"
+        else:
+            given = "Yes, as published" if self.published is None else "Yes, with its defaults"
+        refused = [form for form in (self.published, *self.others) if form and form.leaks]
+        if self.published is not None and not self.published.leaks:
+            refused.insert(0, self.published)
+        reasons = [f"Not with {form.settings}: {form.leak or 'see the audit'}." for form in refused]
+        reasons += [
+            f"Not with {one}: a whole network, which mixes no steps." for one in self.networks
+        ]
+        return " ".join([f"{given}.", *reasons])
 
     @property
     def unlike_its_promise(self) -> bool:
         """Whether an audit found what the system does not say of itself, or missed what it says."""
         promised = self.causality.startswith("step")
         missed = self.published is not None and not self.published.leaks
-        return missed or (self.own is not None and self.own.leaks == promised)
+        unsaid = any(form.leaks for form in self.others)
+        return missed or unsaid or (self.own is not None and self.own.leaks == promised)
 
 
 def entries(names: Iterable[str] | None = None, *, say: Say = print) -> Iterator[Entry]:
@@ -120,6 +158,7 @@ def _entry(name: str, system: System) -> Entry:
     title, *rest = re.split(r"\n\s*\n", page)
     change = " ".join(p for p in rest if not p.startswith("Departures")).replace("\n", " ")
     leaking = leaking_settings(system)
+    configs = ((choice, _config(system, choice)) for choice in _choices(system))
     return Entry(
         name=name,
         title=" ".join(title.split()),
@@ -127,6 +166,8 @@ def _entry(name: str, system: System) -> Entry:
         change=change,
         own=_audited(system, {}),
         published=None if leaking is None else _audited(system, leaking),
+        others=tuple(filter(None, (_audited(system, one) for one in other_forms(system)))),
+        networks=tuple(_said(one) for one, made in configs if made and system.is_network(made)),
     )
 
 
@@ -137,17 +178,40 @@ def leaking_settings(system: System) -> dict[str, Any] | None:
     """
     if system.build is None:
         return None
-    choices: list[dict[str, Any]] = []
-    for field, info in system.config.model_fields.items():
-        kind = info.annotation
-        values = [True] if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
-        choices += [{field: value} for value in values if value != info.default]
+    choices = _choices(system)
     choices.sort(key=lambda one: PUBLISHED not in one and PUBLISHED not in one.values())
     for tried in (*choices, *(a | b for a in choices for b in choices if a.keys() != b.keys())):
         found = _config(system, tried)
         if found is not None and found.leak and not system.is_network(found):
             return tried
     return None
+
+
+def other_forms(system: System) -> list[dict[str, Any]]:
+    """Return each choice that makes another mixer of a system and does not say that it leaks.
+
+    What is chosen by itself unless it is set, such as a kernel, changes no result.
+    """
+    found = []
+    for choice in _choices(system):
+        field = system.config.model_fields[next(iter(choice))]
+        config = _config(system, choice)
+        if config is None or field.default == "auto":
+            continue
+        if not (config.leak or system.is_network(config)):
+            found.append(choice)
+    return found
+
+
+def _choices(system: System) -> list[dict[str, Any]]:
+    """Return every switch and choice of a system that is not its default."""
+    found: list[dict[str, Any]] = []
+    for name, field in system.config.model_fields.items():
+        kind = field.annotation
+        values = (True, False) if kind is bool else ()
+        values = get_args(kind) if get_origin(kind) is Literal else values
+        found += [{name: value} for value in values if value != field.default]
+    return found
 
 
 def _config(system: System, changed: dict[str, Any]) -> SystemConfig | None:
@@ -173,8 +237,22 @@ def _audited(system: System, changed: dict[str, Any]) -> Form | None:
         moments=MOMENTS,
         skip=SKIPPED,
     )
-    said = ", ".join(f"{key}={str(value).lower()}" for key, value in changed.items())
-    return Form(said, report.verdict, _found(report), config.leak)
+    return Form(_said(changed), report.verdict, _found(report), config.leak, _open(report))
+
+
+def _said(changed: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={str(value).lower()}" for key, value in changed.items())
+
+
+def _open(report: Report) -> str:
+    """Say what a verdict rests on that is neither a proof without conditions nor a leak."""
+    if report.verdict == "conditional":
+        named = [re.sub(r"(\.py):\d+", r"\1", one.split(": ")[0]) for one in report.conditions]
+        return f"as long as {'; '.join(dict.fromkeys(named))}"
+    if report.verdict == "unproven":
+        tried = report.scope.get("trials", 0)
+        return f"none of {tried} replacements of later steps moved an output, which is no proof"
+    return ""
 
 
 def _found(report: Report) -> str:
@@ -192,14 +270,16 @@ def _found(report: Report) -> str:
 def as_markdown(found: Iterable[Entry]) -> str:
     """Return the page as Markdown."""
     every = list(found)
-    lines = ["# Which systems may be used for knowledge tracing", "", _summary(every), ""]
-    lines += ["| system | may it be used? | promise | audit of the defaults | audit as published |"]
-    lines += ["|---|---|---|---|---|"]
+    lines = ["# Which systems may be used for knowledge tracing", "", _summary(every), "", LEGEND]
+    lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for one in every:
-        cells = (one.name, one.answer, one.causality, _cell(one.own), _cell(one.published))
+        link = f"[{one.name}](#{one.name})"
+        verdicts = (_cell(one.own), _others(one), _cell(one.published))
+        cells = (link, one.answer, one.causality, *verdicts)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     for one in every:
         lines += ["", f"## {one.name}", "", one.title, "", one.change]
+        lines += ["", f"May it be used? {one.answer}"]
     return "\n".join(lines) + "\n"
 
 
@@ -209,7 +289,14 @@ def as_html(found: Iterable[Entry]) -> str:
 
     every = list(found)
     template = environment().get_template("causality.html.jinja")
-    page: str = template.render(entries=every, summary=_summary(every), cell=_cell)
+    page: str = template.render(
+        entries=every,
+        summary=_summary(every),
+        cell=_cell,
+        others=_others,
+        columns=COLUMNS,
+        legend=LEGEND,
+    )
     return page
 
 
@@ -249,7 +336,7 @@ def _summary(found: list[Entry]) -> str:
     but = f" Unlike what they promise: {', '.join(odd)}." if odd else ""
     return (
         f"{usable} of {len(found)} systems may be used for knowledge tracing with their defaults. "
-        f"Of {leaks} the published form reads later steps, which the audit found in each.{but}"
+        f"A published form of {leaks} reads later steps, as the audits found.{but}"
     )
 
 
@@ -257,4 +344,14 @@ def _cell(form: Form | None) -> str:
     if form is None:
         return "-"
     verdict = "LEAKS" if form.leaks else form.verdict
-    return f"{verdict}: {form.found}" if form.found else verdict
+    said = form.found or form.open
+    return f"{verdict}: {said}" if said else verdict
+
+
+def _others(entry: Entry) -> str:
+    """Say the verdicts of a system's further forms, those of one verdict together."""
+    by_verdict: dict[str, list[str]] = {}
+    for form in entry.others:
+        said = "LEAKS" if form.leaks else form.verdict
+        by_verdict.setdefault(said, []).append(form.settings)
+    return "; ".join(f"{said}: {', '.join(forms)}" for said, forms in by_verdict.items()) or "-"

@@ -3,6 +3,9 @@
 As in GTrXL the sub-layers read a normalised copy of the stream and enter it through a rectifier and
 a gate. Few queries attend to all steps before them; the others take the mean of the values so far.
 
+As published which queries attend is decided among all steps, later ones too; here a query competes
+with earlier ones only. No setting gives the published choice.
+
 Only the paper's abstract could be read, and there is no public code: sparse attention in GTrXL, its
 order of normalisation and its gates kept. The rest is our construction.
 

@@ -1,6 +1,8 @@
 """The page that says which systems may be used, generated from audits."""
 
+import re
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +36,7 @@ def test_a_published_leak_is_found_and_told_with_its_numbers(found):
     assert memory.published.settings == "published=true"
     assert memory.published.leaks
     assert "moves by" in memory.published.found
-    assert memory.answer.startswith("Yes, with the change; not with published=true")
+    assert memory.answer.startswith("Yes, with the change. Not with published=true")
     assert "memory tokens read only each" in memory.change
     assert "Departures" not in memory.change
     assert not memory.unlike_its_promise
@@ -80,6 +82,34 @@ def test_settings_that_leak_are_found_wherever_there_are_any(name):
 def test_a_file_that_cannot_be_written_is_refused_before_the_audits(file, said, tmp_path):
     with pytest.raises(InputError, match=said):
         causality.writable(tmp_path / file)
+
+
+def test_another_form_that_leaks_unasked_is_refused_and_named():
+    honest, other = (Form(said, "proved", "", "") for said in ("", "form=a"))
+    leaking = Form("form=b", "leak", "the output moves", "")
+    entry = Entry("odd", "Odd.", "step", "", honest, None, (other, leaking))
+    assert entry.answer == "Yes, as published. Not with form=b: see the audit."
+    assert entry.unlike_its_promise
+    assert "proved: form=a; LEAKS: form=b" in causality.as_markdown([entry])
+
+
+def test_every_choice_is_another_form_or_leaks_or_is_a_network():
+    titans = causality.other_forms(zoo.load("titans"))
+    assert titans == [{"form": form} for form in ("mac", "mal", "lmm")]
+    assert {"published": True} not in causality.other_forms(zoo.load("informer"))
+    patterns = causality.other_forms(zoo.load("flash_attention"))
+    assert all("pattern" in form for form in patterns)
+
+
+def test_the_page_that_is_kept_answers_for_every_system_and_finds_each_published_leak():
+    page = (Path(zoo.__file__).parent / "CAUSALITY.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| \[(\w+)\]\(#\w+\) \| (.*)$", page, re.MULTILINE))
+    assert sorted(rows) == sorted(zoo.names())
+    assert "Unlike what they promise" not in page
+    for name, row in rows.items():
+        system = zoo.load(name)
+        assert f"| {system.promises.causality} |" in row
+        assert ("LEAKS" in row) == (leaking_settings(system) is not None)
 
 
 def test_a_word_that_reaches_no_system_is_refused():
