@@ -33,9 +33,9 @@ def own(name):
     return (SYSTEMS[name].tracing or {}).get("scheme", "two_stream")
 
 
-def each(pairs, *, always=()):
+def each(pairs, *, always=(), never=()):
     """Mark as slow the schemes that a system is not used with by itself."""
-    kept = [name in always or own(name) == scheme for name, scheme in pairs]
+    kept = [name not in never and (name in always or own(name) == scheme) for name, scheme in pairs]
     marks = [() if keep else pytest.mark.slow for keep in kept]
     params = [pytest.param(*pair, marks=mark) for pair, mark in zip(pairs, marks, strict=True)]
     return pytest.mark.parametrize(("name", "scheme"), params)
@@ -52,7 +52,15 @@ def one_layer(name):
 
 EACH = each(TRACED, always=IN_EVERY_SCHEME)
 EACH_STREAMED = each(STREAMED, always=IN_EVERY_SCHEME)
-EACH_AUDITED = each(TRACED)
+LONG_AUDITED = {
+    "dynamic_sparse_attention",
+    "informer",
+    "reformer",
+    "routing_transformer",
+    "titans",
+}
+"""Systems of so many operations a step that auditing them is left to the slow tests."""
+EACH_AUDITED = each(TRACED, never=LONG_AUDITED)
 
 
 def logits(model, batch):

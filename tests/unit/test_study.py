@@ -9,6 +9,7 @@ import torch
 from kt_forecast.data.tables import load
 from kt_forecast.errors import InputError
 from kt_forecast.evaluation import evaluate
+from kt_forecast.experiment import auditing
 from kt_forecast.experiment.recipe import Recipe
 from kt_forecast.experiment.study import Prefixes, first_steps, leak_map, pooling_study
 from kt_forecast.report.study import PoolingStudy
@@ -19,7 +20,7 @@ from kt_forecast.zoo import load as load_system
 
 SETTINGS = {
     "seed": 1,
-    "history": 16,
+    "history": 12,
     "data": {"source": "sample"},
     "model": {"system": "informer", "settings": {"width": 8, "heads": 2, "expansion": 1}},
     "tracing": {"scheme": "shifted", "identity": 0, "neighbours": 0},
@@ -33,7 +34,10 @@ def study(tmp_path_factory):
     recipe = Recipe.parse(SETTINGS | {"name": "tiny"}, "the test")
     said = []
     runs = tmp_path_factory.mktemp("runs")
-    done = pooling_study(recipe, runs=runs, device="cpu", say=said.append)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, few in {"STUDENTS": 2, "STEPS": 12, "MOMENTS": 2}.items():
+            patch.setattr(auditing, name, few)
+        done = pooling_study(recipe, runs=runs, device="cpu", say=said.append)
     return done, said, runs
 
 
