@@ -57,6 +57,7 @@ LONG_AUDITED = {
     "informer",
     "reformer",
     "routing_transformer",
+    "sinkhorn_transformer",
     "titans",
 }
 """Systems of so many operations a step that auditing them is left to the slow tests."""

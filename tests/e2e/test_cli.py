@@ -267,7 +267,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert min(taken) < HELP_SECONDS
 
 
-def test_two_commands_bring_a_table_of_ones_own_to_a_report(own_table, tmp_path):
+def test_two_commands_bring_a_table_of_ones_own_to_a_report(own_table, tmp_path, monkeypatch):
     told = kt_forecast("data", "import", str(own_table), "--name", "mine", *MAPPED, cwd=tmp_path)
     assert "train --data mine" in told.stdout
     told = kt_forecast("train", "--data", "mine", *QUICK, cwd=tmp_path)
@@ -280,11 +280,13 @@ def test_two_commands_bring_a_table_of_ones_own_to_a_report(own_table, tmp_path)
     row = next(line for line in told.stdout.splitlines() if "│ gpt" in line)
     assert row in again.stdout
 
-    kt_forecast("predict", "gpt-mine", str(own_table), "--out", "p.csv", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KT_FORECAST_DATASETS", str(tmp_path / "datasets"))
+    app(["predict", "gpt-mine", str(own_table), "--out", "p.csv"], standalone_mode=False)
     predicted = pl.read_csv(tmp_path / "p.csv")
     assert predicted.height == pl.read_csv(own_table).height
     assert predicted["p_correct"].is_between(0, 1).all()
-    kt_forecast("report", "gpt-mine", "--out", "page.html", cwd=tmp_path)
+    app(["report", "gpt-mine", "--out", "page.html"], standalone_mode=False)
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html")
 
 

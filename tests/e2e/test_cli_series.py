@@ -46,7 +46,7 @@ def own(tmp_path_factory):
     return folder
 
 
-def test_a_table_of_ones_own_becomes_a_report_and_a_forecast(own, tmp_path):
+def test_a_table_of_ones_own_becomes_a_report_and_a_forecast(own, tmp_path, monkeypatch, capsys):
     said = kt_forecast("data", "import", str(own / "sales.csv"), *MAPPED, *COVARIATES, cwd=tmp_path)
     assert "train --data sales --horizon STEPS" in said.stdout
     said = kt_forecast("train", "--data", "sales", "--horizon", "12", *QUICK, cwd=tmp_path)
@@ -56,19 +56,25 @@ def test_a_table_of_ones_own_becomes_a_report_and_a_forecast(own, tmp_path):
     assert (folder / "report.html").is_file()
     row = next(line for line in said.stdout.splitlines() if "│ gpt" in line)
 
-    again = kt_forecast("evaluate", "gpt-sales", cwd=tmp_path)
-    assert row in again.stdout
-    assert "2 times" in again.stdout
+    def here(*words):
+        app(list(words), standalone_mode=False)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KT_FORECAST_DATASETS", str(tmp_path / "datasets"))
+    monkeypatch.setenv("COLUMNS", "80")
+    here("evaluate", "gpt-sales")
+    again = capsys.readouterr().out
+    assert row in again
+    assert "2 times" in again
     ahead = ["--column", "unique_id=shop", "--column", "ds=hour", "--column", "y=sales"]
-    kt_forecast(
+    here(
         *("forecast", "gpt-sales", str(own / "sales.csv"), *ahead),
         *("--future", str(own / "next.csv"), "--level", "80", "--out", "ahead.csv"),
-        cwd=tmp_path,
     )
     found = pl.read_csv(tmp_path / "ahead.csv")
     assert found.columns[2:] == ["gpt", "gpt-lo-80", "gpt-hi-80"]
     assert found.height == 3 * 12
-    kt_forecast("report", "gpt-sales", "--out", "page.html", cwd=tmp_path)
+    here("report", "gpt-sales", "--out", "page.html")
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html")
     tracked = tracked_runs(tmp_path / "mlruns").row(0, named=True)
     assert tracked["name"] == "gpt-sales"
