@@ -102,7 +102,8 @@ def promote(
 @app.command()
 def compare(
     what: Annotated[
-        list[str], typer.Argument(help="Runs, or recipes, which are trained where they were not; or boards of --json.")
+        list[str],
+        typer.Argument(help="Runs; recipes, trained where they were not; or boards of --json."),
     ],
     system: Annotated[
         list[str],

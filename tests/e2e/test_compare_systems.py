@@ -77,7 +77,8 @@ def place(tmp_path_factory):
 
 
 def command(folder, *words, check=True):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder / "absent"), *sys.path]), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(folder / "absent"), *sys.path])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "kt_forecast.cli", *words, "--device", "cpu"],
         cwd=folder,
