@@ -326,6 +326,7 @@ def test_a_kept_table_of_series_is_the_same_data_set(table, tmp_path, monkeypatc
     assert ("mine", "mine", "forecasting", "yes", "not stated") in tables.data_sets()
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_run_and_serves_its_model_in_a_fresh_process(recipe, table, tmp_path):
     tracked = changed(recipe, tracking={"enabled": True}, training={"epochs": 1})
     made = run(tracked, runs=tmp_path, device="cpu", say=len)
