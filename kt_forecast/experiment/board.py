@@ -113,6 +113,10 @@ class Board:
             groups = tuple(_stored_group(group) for group in plain["groups"])
             failed = tuple(Failure(**one) for one in plain["failed"])
             return cls(groups, failed, tuple(plain["said"]))
+        except FileNotFoundError:
+            raise InputError(
+                f"{path}: no such file; accepted is one that compare --json has written"
+            ) from None
         except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: no board can be read from it ({type(error).__name__}); accepted is a file"

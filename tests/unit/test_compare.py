@@ -240,6 +240,8 @@ def test_boards_that_were_written_are_put_on_one(made, tmp_path):
         compared([paths[0], paths[0]], runs)
     with pytest.raises(InputError, match="other boards only"):
         compared([paths[0], "attends"], runs)
+    with pytest.raises(InputError, match="no such file"):
+        compared([str(tmp_path / "no.json")], runs)
     (tmp_path / "no.json").write_text("{}")
     with pytest.raises(InputError, match="no board can be read from it"):
         compared([str(tmp_path / "no.json")], runs)
