@@ -77,13 +77,35 @@ def audited(module, x):
 
 def refused_where_it_would_leak(system, settings):
     """Assert that only a forecast from one origin may use these settings."""
-    with pytest.raises(InputError, match="published=true"):
+    with pytest.raises(InputError, match=r"published ?= ?true"):
         refuse_illegal(system, settings, TracingConfig(scheme="shifted"))
     with pytest.raises(InputError, match="dense = false"):
         refuse_unfit(system, settings, ForecastingConfig(dense=True))
     refuse_unfit(system, settings, ForecastingConfig(dense=False))
     with pytest.raises(InputError, match="published = false"):
         system.build(settings).init_state(1)
+
+
+def moved_before_cuts(module, x, scale):
+    """Return by how much outputs move where all that follows them is replaced, at every cut."""
+    base, moved = module(x)[0], 0.0
+    rows, steps, width = x.shape
+    for cut in range(1, steps):
+        later = scale * noise(rows, steps - cut, width, seed=cut)
+        found = module(torch.cat([x[:, :cut], later], 1))[0]
+        moved = max(moved, float((found - base)[:, :cut].detach().abs().max()))
+    return moved
+
+
+def has_slopes_ahead(module, x):
+    """Return whether the slope of any fourth output shows a step after it."""
+    x = x.clone().requires_grad_()
+    y = module(x)[0]
+    ahead = (
+        torch.autograd.grad(y[:, t].sum(), x, retain_graph=True)[0][:, t + 1 :]
+        for t in range(0, x.shape[1] - 1, 4)
+    )
+    return any(bool(slope.any()) for slope in ahead)
 
 
 def slopes(module, x):

@@ -3,14 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from reference.sparse_cases import (
+    audited,
+    has_slopes_ahead,
+    moved_before_cuts,
+    refused_where_it_would_leak,
+)
 
 from kt_forecast import zoo
-from kt_forecast.audit import audit, causal
 from kt_forecast.audit.cost import growth, training_cost
-from kt_forecast.errors import InputError
 from kt_forecast.nn.streams import Span
-from kt_forecast.tasks.forecasting import ForecastingConfig, refuse_unfit
-from kt_forecast.tasks.knowledge_tracing import TracingConfig, refuse_illegal
 from kt_forecast.zoo.reformer import ITSELF, HashedAttention
 
 SYSTEM = zoo.load("reformer")
@@ -113,11 +115,7 @@ def test_more_rounds_come_nearer_to_full_attention():
 @pytest.mark.parametrize("scale", [1.0, 3.0, 40.0])
 @pytest.mark.parametrize("published", [False, True])
 def test_only_the_published_chunks_see_the_future(published, scale):
-    module, x = mixer(published=published), noise(2, STEPS, WIDTH)
-    base, moved = module(x)[0], 0.0
-    for cut in range(1, STEPS):
-        other = torch.cat([x[:, :cut], scale * noise(2, STEPS - cut, WIDTH, seed=cut)], 1)
-        moved = max(moved, float((module(other)[0] - base)[:, :cut].detach().abs().max()))
+    moved = moved_before_cuts(mixer(published=published), noise(2, STEPS, WIDTH), scale)
     assert moved > 0.1 if published else moved == 0.0
 
 
@@ -132,34 +130,17 @@ def test_a_later_step_that_is_no_number_changes_nothing_before_it():
 
 
 def test_no_slope_shows_what_the_published_chunks_reveal():
-    module, x = mixer(published=True), noise(1, STEPS, WIDTH).requires_grad_()
-    y = module(x)[0]
-    for t in range(0, STEPS - 1, 4):
-        (slope,) = torch.autograd.grad(y[:, t].sum(), x, retain_graph=True)
-        assert not slope[:, t + 1 :].any()
+    assert not has_slopes_ahead(mixer(published=True), noise(1, STEPS, WIDTH))
 
 
 def test_the_auditor_finds_the_published_chunks():
     module = mixer(published=True, layers=1)
-    report = audit(
-        module,
-        noise(2, 13, WIDTH),
-        causal(axis=1),
-        call=lambda inputs: module(*inputs.values())[0],
-        modes=("evaluation",),
-        moments=2,
-    )
+    report = audited(module, noise(2, 13, WIDTH))
     assert report.verdict == "leak", report.summary()
 
 
 def test_the_published_chunks_are_refused_where_they_would_leak():
-    settings = config(published=True)
-    with pytest.raises(InputError, match="published = true"):
-        refuse_illegal(SYSTEM, settings, TracingConfig(scheme="shifted"))
-    with pytest.raises(InputError, match="dense = false"):
-        refuse_unfit(SYSTEM, settings, ForecastingConfig(dense=True))
-    with pytest.raises(InputError, match="published = false"):
-        SYSTEM.build(settings).init_state(1)
+    refused_where_it_would_leak(SYSTEM, config(published=True))
 
 
 def test_odd_buckets_are_refused():

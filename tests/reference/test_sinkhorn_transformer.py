@@ -3,14 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from reference.sparse_cases import audited, moved_before_cuts, refused_where_it_would_leak
 
 from kt_forecast import zoo
-from kt_forecast.audit import audit, causal
 from kt_forecast.audit.cost import growth
-from kt_forecast.errors import InputError
 from kt_forecast.nn.streams import Span
-from kt_forecast.tasks.forecasting import ForecastingConfig, refuse_unfit
-from kt_forecast.tasks.knowledge_tracing import TracingConfig, refuse_illegal
 from kt_forecast.zoo.sinkhorn_transformer import ChoosingAttention, balanced
 
 SYSTEM = zoo.load("sinkhorn_transformer")
@@ -177,36 +174,19 @@ def test_one_sorted_block_is_full_attention_that_looks_both_ways():
 @pytest.mark.parametrize("scale", [1.0, 3.0, 40.0])
 @pytest.mark.parametrize("settings", [{}, {"cut": True}, {"published": True}], ids=str)
 def test_only_sorted_blocks_see_the_future(settings, scale):
-    module, x = mixer(**settings), noise(2, STEPS, WIDTH)
-    base, moved = module(x)[0], 0.0
-    for cut in range(1, STEPS):
-        other = torch.cat([x[:, :cut], scale * noise(2, STEPS - cut, WIDTH, seed=cut)], 1)
-        moved = max(moved, float((module(other)[0] - base)[:, :cut].detach().abs().max()))
+    moved = moved_before_cuts(mixer(**settings), noise(2, STEPS, WIDTH), scale)
     assert moved > 0.01 if settings.get("published") else moved == 0.0
 
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_the_auditor_finds_the_sorted_blocks(cut):
     module = mixer(published=True, layers=1, cut=cut)
-    report = audit(
-        module,
-        noise(2, 13, WIDTH),
-        causal(axis=1),
-        call=lambda inputs: module(*inputs.values())[0],
-        modes=("evaluation",),
-        moments=2,
-    )
+    report = audited(module, noise(2, 13, WIDTH))
     assert report.verdict == "leak", report.summary()
 
 
 def test_the_sorted_blocks_are_refused_where_they_would_leak():
-    settings = config(published=True)
-    with pytest.raises(InputError, match="published = true"):
-        refuse_illegal(SYSTEM, settings, TracingConfig(scheme="shifted"))
-    with pytest.raises(InputError, match="dense = false"):
-        refuse_unfit(SYSTEM, settings, ForecastingConfig(dense=True))
-    with pytest.raises(InputError, match="published = false"):
-        SYSTEM.build(settings).init_state(1)
+    refused_where_it_would_leak(SYSTEM, config(published=True))
 
 
 @pytest.mark.parametrize("cut", [False, True])
