@@ -153,12 +153,12 @@ class Desk:
         self._show(force=True)
 
     def _kept(self, taken: list[Slot]) -> float:
-        """Return the time that finalists will need: as long as completed trials took."""
+        """Return the time that one more trial and the finalists need, as completed trials took."""
         done = [slot.last.seconds for slot in taken if slot.last.state == "complete"]
-        if not done:
+        if not done or self.settings.seeds == 1:
             return 0.0
         repeats = (min(self.settings.finalists, len(done)) + 1) * (self.settings.seeds - 1)
-        return repeats * sum(done) / len(done)
+        return (1 + repeats) * sum(done) / len(done)
 
     def _sweep(self) -> None:
         """End trials whose process died, and book each again, once."""

@@ -51,12 +51,14 @@ class Budget:
     """Until when a process works.
 
     Attributes:
-        deadline: moment by the clock of `time.time`; None where there is none.
+        deadline: moment by the clock; None where there is none.
         orphaned: tells that whoever started this process is gone.
+        now: the clock.
     """
 
     deadline: float | None = None
     orphaned: Callable[[], bool] = _held
+    now: Callable[[], float] = time.time
 
     @classmethod
     def of(cls, settings: Search) -> Self:
@@ -66,7 +68,7 @@ class Budget:
 
     def is_over(self, reserve: float = 0.0) -> bool:
         """Return whether no time is left, beside some that is kept for what follows."""
-        late = self.deadline is not None and time.time() + reserve >= self.deadline
+        late = self.deadline is not None and self.now() + reserve >= self.deadline
         return late or self.orphaned()
 
 
