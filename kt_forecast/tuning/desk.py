@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from statistics import median
 from typing import Any
 
 import optuna
@@ -158,7 +159,7 @@ class Desk:
         if not done or self.settings.seeds == 1:
             return 0.0
         repeats = (min(self.settings.finalists, len(done)) + 1) * (self.settings.seeds - 1)
-        return (1 + repeats) * sum(done) / len(done)
+        return (1 + repeats) * median(done)
 
     def _sweep(self) -> None:
         """End trials whose process died, and book each again, once."""
