@@ -6,7 +6,7 @@ on the left, so that the mixer itself only needs to know how many steps each row
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol, Self, TypeVar, runtime_checkable
 
@@ -43,6 +43,7 @@ class Span:
         low: least of ``before``.
         high: greatest of ``before``.
         whole: whether every column of every row is real.
+        ends: whether nothing follows, so that no state need be kept.
     """
 
     before: Int[Tensor, " batch"]
@@ -51,13 +52,14 @@ class Span:
     low: int
     high: int
     whole: bool
+    ends: bool = field(default=False, kw_only=True)
 
     @classmethod
-    def beginning(cls, x: Float[Tensor, "batch time width"]) -> Self:
+    def beginning(cls, x: Float[Tensor, "batch time width"], *, ends: bool = False) -> Self:
         """Return the span of steps that begin their sequences; padding may follow."""
         batch, steps = x.shape[:2]
         before = torch.zeros(batch, dtype=torch.int64, device=x.device)
-        return cls(before, before + steps, steps, 0, 0, whole=True)
+        return cls(before, before + steps, steps, 0, 0, whole=True, ends=ends)
 
     @property
     def uniform(self) -> bool:
@@ -111,7 +113,7 @@ def streamed(
     """
     carried = nothing(len(x)) if state is None else state
     if state is None and valid is None and reset is None:
-        return run(x, carried, Span.beginning(x))[0], None
+        return run(x, carried, Span.beginning(x, ends=True))[0], None
     y, after = in_turn(run, x, carried, valid, reset)
     return y, None if state is None else after
 

@@ -33,13 +33,15 @@ from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Rotary
-from kt_forecast.nn.grouped import Groups, Recent
+from kt_forecast.nn.grouped import Groups, Recent, near
 from kt_forecast.nn.reversible import ReversibleLayer, ReversibleStack
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, System
 
 ITSELF = -1e5
-"""Logit of a step for itself: counts only where it is the only one."""
+"""Added to the logit of a step for itself: counts only where it is the only one."""
+FAR = 2**40
+"""By how much labels of two buckets differ: more than the steps of any stream."""
 
 
 class ReformerConfig(HeadsConfig):
@@ -109,9 +111,8 @@ class HashedAttention(nn.Module):
         """Return empty buckets; the rounds of all heads are streams."""
         new, streams = self.out.weight.new_zeros, self.heads * self.rounds
         slots = (batch, streams, self.buckets, self.window)
-        count = new(slots[:3]).long()
-        steps = new(*slots, self.size)
-        return Recent(count, (steps, steps, new(*slots, 2 * self.rounds).long()))
+        kept = (new(*slots, 2 * self.size), new(*slots, self.rounds - 1).long())
+        return Recent(new(slots[:3]).long(), kept[: min(self.rounds, 2)])
 
     def forward(
         self,
@@ -146,38 +147,53 @@ class HashedAttention(nn.Module):
         self, q: Tensor, v: Tensor, bucket: Tensor, state: Recent, span: Span
     ) -> tuple[Tensor, Recent]:
         groups = Groups(bucket, state, self.window, span)
-        q, v = self._each_round(q), self._each_round(v)
-        keys, kept = groups.read(F.normalize(q, dim=-1), state.kept[0])
         # What is no number would pass a weight of zero; who may read it learns of it by its key.
-        values, kept_values = groups.read(v.nan_to_num(), state.kept[1])
-        logits = groups.placed(q) @ keys.transpose(-1, -2)
-        labels = torch.stack([bucket, groups.rank], -1).unflatten(1, (self.heads, self.rounds))
-        labels = self._each_round(labels.movedim(2, 3).flatten(3))
-        theirs, kept_labels = groups.read(labels, state.kept[2])
+        both = torch.cat([F.normalize(q, dim=-1), v.nan_to_num()], -1)
+        room = groups.placed(torch.cat([both, q], -1), state.kept[0])
+        less = self._less(groups, state, q)
+        read, total = near(room, self.size, groups.hidden, less)
+        merged = self._merged(groups.taken(read), groups.taken(total))
+        if span.ends:
+            return merged, state
+        new = [self._each_round(both)]
         if self.rounds > 1:
-            met = self._met(groups.placed(labels), theirs)
-            logits = logits - met.to(logits.dtype).log()
-        slot = torch.arange(self.window, device=q.device)
-        own = slot[:, None] + self.window == torch.arange(2 * self.window, device=q.device)
-        logits = torch.where(own, logits * 0 + ITSELF, logits)
-        logits = logits.masked_fill(~groups.visible, float("-inf"))
-        total = logits.logsumexp(-1, keepdim=True)
-        read = groups.taken((logits - total).exp() @ values)
-        merged = self._merged(read, groups.taken(total))
-        return merged, Recent(groups.count, (kept, kept_values, kept_labels))
+            new.append(self._elsewhere(groups.labels(FAR)))
+        kept = (groups.last(x, before) for x, before in zip(new, state.kept, strict=True))
+        return merged, Recent(groups.count, tuple(kept))
 
-    def _met(
-        self,
-        own: Int[Tensor, "batch stream block slot label"],
-        theirs: Int[Tensor, "batch stream block twice label"],
-    ) -> Int[Tensor, "batch stream block slot twice"]:
-        """Return in how many rounds two steps read each other; at least once."""
-        met: Tensor | int = 0
-        for bucket in range(0, 2 * self.rounds, 2):
-            same = own[..., None, bucket] == theirs[..., None, :, bucket]
-            ago = own[..., None, bucket + 1] - theirs[..., None, :, bucket + 1]
-            met = met + (same & (ago >= 0) & (ago < self.window)).int()
-        return torch.as_tensor(met).clamp_min(1)
+    @torch.no_grad()
+    def _less(self, groups: Groups, state: Recent, q: Tensor) -> Float[Tensor, "*block slot twice"]:
+        """Return what is taken off logits, so that a pair that meets several times counts once."""
+        window, steps = self.window, q.shape[2]
+        if self.rounds == 1:
+            less = q.new_zeros(window, 2 * window)
+        else:
+            apart = steps + window
+            if not groups.fresh or self.buckets * apart > torch.iinfo(torch.int32).max:
+                label = groups.labels(FAR)
+            else:
+                label = groups.labels(apart).int()
+            room = groups.placed(self._elsewhere(label), state.kept[1])
+            own, twice = (
+                room[window:].unflatten(0, (-1, window)),
+                room.unfold(0, 2 * window, window),
+            )
+            met: Tensor | int = 0
+            for i in range(self.rounds - 1):
+                # Of two steps of a bucket the one that reads is never the earlier.
+                met = met + ((own[:, :, i, None] - twice[:, i, None]).abs_() < window)
+            less = torch.as_tensor(met).to(q.dtype).log1p_()
+        less.diagonal(window, -2, -1).fill_(-ITSELF)
+        return less
+
+    def _elsewhere(
+        self, label: Int[Tensor, "batch stream time"]
+    ) -> Int[Tensor, "batch stream time other"]:
+        """Return, for each round of each head, the labels of its steps in the other rounds."""
+        own = torch.arange(self.rounds, device=label.device)
+        others = (own[:, None] + own[1:]) % self.rounds
+        label = label.unflatten(1, (self.heads, self.rounds)).index_select(2, others.flatten())
+        return label.unflatten(2, others.shape).movedim(3, 4).flatten(1, 2)
 
     def _merged(self, read: Tensor, total: Tensor) -> Tensor:
         """Merge rounds by what their logits add up to."""

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attend import attend
 from kt_forecast.nn.attention import Rotary
-from kt_forecast.nn.grouped import Groups, Recent, weighed
+from kt_forecast.nn.grouped import Groups, Recent, near
 from kt_forecast.nn.heads import Kept, begins, joined
 from kt_forecast.nn.learning import LearningStack
 from kt_forecast.nn.rates import trailing
@@ -76,11 +76,11 @@ class RoutingState(State):
     """What a layer keeps.
 
     Attributes:
-        near: of the latest steps, as local heads read them.
-        clusters: of the last steps of each cluster: keys and values.
+        latest: steps, as local heads read them.
+        clusters: the last steps of each cluster: keys and values.
     """
 
-    near: Kept
+    latest: Kept
     clusters: Recent
 
 
@@ -109,19 +109,20 @@ class RoutedAttention(nn.Module):
         """Return a window and clusters without steps."""
         new = self.out.weight.new_zeros
         count = new(batch, *self.centroids.shape[:2]).long()
-        steps = new(*count.shape, self.window, self.size)
-        near = new(batch, self.window - 1, 2 * self.local * self.size)
-        return RoutingState(near, Recent(count, (steps, steps)))
+        steps = new(*count.shape, self.window, 2 * self.size)
+        latest = new(batch, self.window - 1, 2 * self.local * self.size)
+        return RoutingState(latest, Recent(count, (steps,)))
 
     def forward(
         self, x: Float[Tensor, "batch time width"], state: RoutingState, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], RoutingState]:
         """Return what each step read, and what is kept after the last."""
         q, v = self._split(self.query(x)), self._split(self.value(x))
-        near, clusters, read = state.near, state.clusters, []
+        latest, clusters, read = state.latest, state.clusters, []
         if self.key is not None:
             own = slice(0, self.local)
-            local, near = self._local(q[:, own], self._split(self.key(x)), v[:, own], near, span)
+            k = self._split(self.key(x))
+            local, latest = self._local(q[:, own], k, v[:, own], latest, span)
             read.append(local)
         q, v = F.layer_norm(q[:, self.local :], (self.size,)), v[:, self.local :]
         alike = self.nearness(q)
@@ -135,7 +136,7 @@ class RoutedAttention(nn.Module):
             routed, clusters = self._routed(q, v, cluster, clusters, span)
             read.append(routed)
         y = self.out(joined(torch.cat([part.to(x.dtype) for part in read], 1)))
-        return y, RoutingState(near, clusters)
+        return y, RoutingState(latest, clusters)
 
     def nearness(
         self, q: Float[Tensor, "batch head time size"]
@@ -149,6 +150,8 @@ class RoutedAttention(nn.Module):
     ) -> tuple[Tensor, Kept]:
         """Read the latest steps."""
         q, k = self.rotary(q, span.position), self.rotary(k, span.position)
+        if span.ends:
+            return attend(q, k, v, self.window), kept
         new = torch.cat([joined(k), joined(v)], -1)
         both = torch.cat([kept.to(new.dtype), new], 1)
         read, before = (new, None) if begins(span) else (both, span.before)
@@ -165,11 +168,13 @@ class RoutedAttention(nn.Module):
     ) -> tuple[Tensor, Recent]:
         """Read the last steps of the own cluster."""
         groups = Groups(cluster, kept, self.window, span)
-        keys, kept_keys = groups.read(q, kept.kept[0])
-        values, kept_values = groups.read(v, kept.kept[1])
-        logits = groups.placed(q) @ keys.transpose(-1, -2) * self.size**-0.5
-        read = groups.taken(weighed(logits, values, groups.visible))
-        return read, Recent(groups.count, (kept_keys, kept_values))
+        # What is no number would pass a weight of zero; who may read it learns of it by its key.
+        both = torch.cat([q * self.size**-0.25, v.nan_to_num()], -1)
+        read, _ = near(groups.placed(both, kept.kept[0]), self.size, groups.hidden)
+        if span.ends:
+            return groups.taken(read), kept
+        after = Recent(groups.count, (groups.last(both, kept.kept[0]),))
+        return groups.taken(read), after
 
     def _chosen(self, q: Tensor, v: Tensor, alike: Tensor, span: Span) -> Tensor:
         """Read the earlier ones of the steps that each cluster chose among all, as published."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from kt_forecast.nn.grouped import Groups, Recent, weighed
+from kt_forecast.nn.grouped import Groups, Recent, near
 from kt_forecast.nn.streams import Span, in_turn
 
 ROWS, STREAMS, STEPS, GROUPS, WINDOW, SIZE = 2, 3, 37, 4, 5, 6
@@ -25,14 +25,15 @@ def same(a, b):
 
 def empty(groups=GROUPS, window=WINDOW, rows=ROWS):
     count = torch.zeros(rows, STREAMS, groups, dtype=torch.int64)
-    return Recent(count, (torch.zeros(rows, STREAMS, groups, window, SIZE, dtype=torch.float64),))
+    slots = torch.zeros(rows, STREAMS, groups, window, 2 * SIZE, dtype=torch.float64)
+    return Recent(count, (slots,))
 
 
 def attended(x, group, state, window, span):
     groups = Groups(group, state, window, span)
-    keys, kept = groups.read(x, state.kept[0])
-    grid = weighed(groups.placed(x) @ keys.transpose(-1, -2), keys, groups.visible)
-    return groups.taken(grid), Recent(groups.count, (kept,))
+    both = torch.cat([x, x], -1)
+    read, _ = near(groups.placed(both, state.kept[0]), SIZE, groups.hidden)
+    return groups.taken(read), Recent(groups.count, (groups.last(both, state.kept[0]),))
 
 
 def whole(x, group, window=WINDOW, groups=GROUPS):
