@@ -2,11 +2,12 @@
 
 A table is a function of a block's number, which is counted from each sequence's first step: so
 what a step reads never depends on how long the sequence is, nor on how a stream was cut. Keys and
-values are gathered for a few blocks at a time, and again for the backward pass, so that neither a
-weight nor a mask of all pairs of steps is ever there.
+values are gathered for as many blocks as memory bears, which on a GPU takes one launch, and neither
+a weight nor a mask of all pairs of steps is ever there.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,11 @@ from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.relative import Grid
 from kt_forecast.nn.streams import Span, appended
 
-KEYS_AT_ONCE = 2**13
-"""Keys gathered at a time, for each head of each sequence."""
-KEYS_KEPT = 2**12
-"""As many keys, and more, are gathered again for the backward pass rather than kept."""
+NUMBERS_AT_ONCE = 2**28
+"""Numbers of keys and values gathered at a time, and kept for the backward pass.
+
+Those of more are gathered again for it.
+"""
 UNUSED = -1
 """What stands in a table where there is nothing to read."""
 
@@ -60,17 +62,20 @@ def gathered(
     Returns:
         What each query read: zero where there was nothing.
     """
-    some = max(KEYS_AT_ONCE // max(read.shape[-1], 1), 1)
     since = read if since is None else since
-    cut = (q.split(some, 2), place.split(some, 1), read.split(some, 2), since.split(some, 2))
-    again = torch.is_grad_enabled() and q.shape[2] * read.shape[-1] >= KEYS_KEPT
+    each = max(2 * q.shape[0] * q.shape[1] * read.shape[-1] * k.shape[-1], 1)
+    some = max(NUMBERS_AT_ONCE // each, 1)
+    if q.shape[2] <= some:
+        return _attended(q, k, v, place, read, since, first)
     pieces = []
+    cut = (q.split(some, 2), place.split(some, 1), read.split(some, 2), since.split(some, 2))
     for query, where, keys, begin in zip(*cut, strict=True):
         args = (query, k, v, where, keys, begin, first)
+        again = torch.is_grad_enabled()
         pieces.append(
             checkpoint(_attended, *args, use_reentrant=False) if again else _attended(*args)
         )
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2)
+    return torch.cat(pieces, 2)
 
 
 def _attended(
@@ -79,7 +84,9 @@ def _attended(
     batch, heads, blocks, length = q.shape[:4]
     slot = read - first[:, None, None, None]
     there = (read >= 0) & (slot >= 0) & (slot < k.shape[2])
-    visible = there[..., None, :] & (since[..., None, :] <= place[:, None, :, :, None])
+    # A place after every query is one that none of them reads.
+    since = since.where(there, torch.iinfo(since.dtype).max)
+    visible = since[..., None, :] <= place[:, None, :, :, None]
     slot = slot.clamp(0, k.shape[2] - 1)
     if visible.shape[:2] != (1, 1):
         visible = visible.expand(batch, heads, *visible.shape[2:])
@@ -94,12 +101,45 @@ def _attended(
 
 
 def _picked(x: Tensor, slot: Tensor) -> Tensor:
-    """Return the slots of each block: (batch, head, block, some, size)."""
+    """Return the slots of each block: (batch, head, block, some, size).
+
+    Whole rows are picked by one number each, and their gradients added in place: other ways read
+    a number for each number of a row, or sort them for the backward pass.
+    """
     if slot.shape[:2] == (1, 1):
         return x.index_select(2, slot.flatten()).unflatten(2, slot.shape[2:])
-    index = slot.expand(*x.shape[:2], *slot.shape[2:]).flatten(2)
-    picked = x.gather(2, index[..., None].expand(-1, -1, -1, x.shape[3]))
-    return picked.unflatten(2, slot.shape[2:])
+    batch, heads, slots, size = x.shape
+    begin = torch.arange(batch * heads, device=x.device).view(batch, heads, 1, 1) * slots
+    picked = x.reshape(-1, size).index_select(0, (begin + slot).flatten())
+    return picked.view(batch, heads, *slot.shape[2:], size)
+
+
+@dataclass(frozen=True)
+class Laid:
+    """The blocks of a sequence from its beginning; those of a shorter one are the first of them.
+
+    Attributes:
+        place: where each step stands.
+        number: of each block.
+        read: places of the steps that each block reads.
+    """
+
+    place: Int[Tensor, "1 block length"]
+    number: Int[Tensor, "1 block"]
+    read: Int[Tensor, "1 #head block some"]
+
+    @classmethod
+    @torch.inference_mode(mode=False)  # what validation asks for first is kept for training
+    def of(cls, table: Table, block: int, blocks: int, device: torch.device) -> "Laid":
+        """Lay out so many blocks."""
+        number = torch.arange(blocks, device=device)[None]
+        place = torch.arange(blocks * block, device=device).view(1, blocks, block)
+        return cls(place, number, table(number))
+
+    def serves(self, query: Tensor, blocks: int) -> bool:
+        """Return whether there are so many blocks, where the queries are and of their kind."""
+        there = type(self.number) is type(query) and self.number.device == query.device
+        return there and self.number.shape[1] >= blocks and not torch.compiler.is_compiling()
 
 
 class GatheredAttention(nn.Module):
@@ -124,6 +164,7 @@ class GatheredAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.rotary = Rotary(self.size)
+        self._laid: Laid | None = None
 
     def init_state(self, batch: int) -> Float[Tensor, "batch kept both"]:
         """Return what is kept before the first step: rotated keys and values, side by side."""
@@ -136,10 +177,11 @@ class GatheredAttention(nn.Module):
         span: Span,
     ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch kept_now both"]]:
         """Return what each step read, and the keys and values to keep."""
-        query = self._joined(self.rotary(self._split(self.query(x)), span.position))
+        place = span.position if span.low < span.high else span.position[:1]
+        query = self.rotary(self._split(self.query(x)), place)
         key, value = self.key_value(x).chunk(2, -1)
-        key = self._joined(self.rotary(self._split(key), span.position))
-        new = torch.cat([key, value], -1)
+        turned = self.rotary(self._split(key), place)
+        new = torch.cat([self._joined(turned), value], -1)
         if self.reach is None:
             both = state = appended(state[:, None], new[:, None], span)[:, 0]
             first = torch.zeros_like(span.before)
@@ -147,10 +189,28 @@ class GatheredAttention(nn.Module):
             both = torch.cat([state, new], 1)
             state = trailing(both, self.reach, span)
             first = span.before - self.reach
+        if span.high == 0 and span.length > 1:
+            return self.out(self._begun(query, turned, self._split(value), span)), state
         if span.low == span.high:
             first = first[:1]
         key, value = (self._split(half) for half in both.chunk(2, -1))
-        return self.out(self._read(query, key, value, first, span)), state
+        return self.out(self._read(self._joined(query), key, value, first, span)), state
+
+    def _begun(self, query: Tensor, key: Tensor, value: Tensor, span: Span) -> Tensor:
+        """Read in sequences that begin, whose own steps are all that there is."""
+        blocks = -(-span.length // self.block)
+        q = F.pad(query, (0, 0, 0, blocks * self.block - span.length))
+        laid = self._laid
+        if laid is None or not laid.serves(query, blocks):
+            laid = Laid.of(self.table, self.block, blocks, query.device)
+            if not torch.compiler.is_compiling():
+                self._laid = laid
+        place, number, read = laid.place[:, :blocks], laid.number[:, :blocks], laid.read
+        read = read[:, :, :blocks]
+        first = torch.zeros_like(span.before[:1])
+        since = self.since(read, number, span)
+        y = gathered(q.unflatten(2, (-1, self.block)), key, value, place, read, first, since)
+        return y.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, : span.length].flatten(2)
 
     def _read(self, query: Tensor, key: Tensor, value: Tensor, first: Tensor, span: Span) -> Tensor:
         grid = Grid.laid(span, self.block, 0)

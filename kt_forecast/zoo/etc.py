@@ -44,8 +44,13 @@ from kt_forecast.nn.relative import Grid
 from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
-SEGMENTS_KEPT = 16
-"""Segments whose weights are kept for the backward pass; those of more are formed again."""
+NUMBERS_AT_ONCE = 2**28
+"""Numbers of logits, keys and values formed at a time, and kept for the backward pass.
+
+Those of more are formed again for it.
+"""
+EVEN = 16
+"""Keys are filled up to whole multiples of these, as fused kernels of GPUs want them."""
 
 
 class ETCConfig(HeadsConfig):
@@ -102,13 +107,16 @@ class ETCState(State):
 
 
 class Labels:
-    """Numbers of the kinds of pairs: distances to earlier and later keys, and what tokens are."""
+    """Numbers of the kinds of pairs: distances to earlier and later keys, and what tokens are.
+
+    The last is that of pairs that are not read.
+    """
 
     def __init__(self, config: ETCConfig) -> None:
         self.most = config.distances
         self.own = (2 if config.published else 1) * self.most + 1
         self.other = self.own + 1
-        self.count = self.other + 1
+        self.count = self.hidden = self.other + 1
 
     def apart(self, ago: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Return the labels of keys that stand ``ago`` before their queries, or after."""
@@ -118,6 +126,15 @@ class Labels:
     def tokens(self, own: Bool[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Return the labels of pairs of a token and a step, of its own segment or another."""
         return torch.where(own, self.own, self.other)
+
+    def seen(
+        self,
+        kind: Int[Tensor, "#part #length key"],
+        visible: Bool[Tensor, "#batch part #length key"],
+    ) -> Int[Tensor, "#batch part #length even"]:
+        """Return the labels of pairs of which some are not read, for an even number of keys."""
+        kind = torch.where(visible, kind, self.hidden)
+        return F.pad(kind, (0, -kind.shape[-1] % EVEN), value=self.hidden)
 
 
 class Layer(nn.Module):
@@ -148,26 +165,25 @@ class Layer(nn.Module):
         self,
         query: Float[Tensor, "batch part length width"],
         both: Sequence[Float[Tensor, "batch part _ both"]],
-        label: Int[Tensor, "#part #length key"],
-        visible: Bool[Tensor, "#batch part #length key"],
+        kind: Int[Tensor, "#batch part #length even"],
     ) -> Float[Tensor, "batch part length width"]:
         """Return what queries read, part by part.
 
         Args:
             query: of each part.
             both: keys and values; those of one kind stand behind those of another.
-            label: kind of each pair.
-            visible: which keys each query reads.
+            kind: of each pair, and of keys that are not there.
         """
-        label = label.expand(query.shape[1], -1, -1)
-        cut = [t.split(SEGMENTS_KEPT, 1) for t in (query, visible, *both)]
-        again = torch.is_grad_enabled() and query.shape[1] > SEGMENTS_KEPT
+        keys = kind.shape[-1]
+        each = len(query) * keys * (self.heads * query.shape[2] + 2 * query.shape[3])
+        some = max(NUMBERS_AT_ONCE // max(each, 1), 1)
+        if query.shape[1] <= some:
+            return self.out(self._weigh(query, kind, *both))
         pieces = []
-        for kind, *args in zip(label.split(SEGMENTS_KEPT), *cut, strict=True):
+        for args in zip(*(t.split(some, 1) for t in (query, kind, *both)), strict=True):
+            again = torch.is_grad_enabled()
             pieces.append(
-                checkpoint(self._weigh, kind, *args, use_reentrant=False)
-                if again
-                else self._weigh(kind, *args)
+                checkpoint(self._weigh, *args, use_reentrant=False) if again else self._weigh(*args)
             )
         return self.out(torch.cat(pieces, 1))
 
@@ -178,18 +194,20 @@ class Layer(nn.Module):
         x = x + self.dropout(read)
         return x + self.feed(self.feed_norm(x))
 
-    def _weigh(self, label: Tensor, query: Tensor, visible: Tensor, *both: Tensor) -> Tensor:
-        q = self._split(query)
-        k, v = (self._split(half) for half in torch.cat(both, 2).chunk(2, -1))
+    def _weigh(self, query: Tensor, kind: Tensor, *both: Tensor) -> Tensor:
+        batch, heads, size = len(query), self.heads, self.size
+        q = query.unflatten(3, (heads, size)).permute(0, 3, 1, 2, 4)
+        parts = [t.unflatten(3, (2, heads, size)).permute(3, 0, 4, 1, 2, 5) for t in both]
+        missing = kind.shape[-1] - sum(t.shape[2] for t in both)
+        parts.append(parts[0].new_zeros(*parts[0].shape[:4], missing, size))
+        k, v = torch.cat(parts, 4).flatten(1, 2).unbind(0)
         # One product for each kind of pair, however many pairs there are.
-        kind = q @ self.label + self.label_bias
-        index = label[:, None].expand(*q.shape[:-1], -1)
-        logits = (q @ k.mT + kind.gather(-1, index)) * self.size**-0.5
-        weight = logits.masked_fill(~visible[:, :, None], float("-inf")).softmax(-1)
-        return (weight.to(v) @ v).transpose(2, 3).flatten(3)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.size)).transpose(2, 3)
+        of_kind = torch.einsum("bhpld, hdc -> bhplc", q, self.label) + self.label_bias[:, None]
+        of_kind = F.pad(of_kind * size**-0.5, (0, 1), value=float("-inf"))
+        added = of_kind.gather(-1, kind[:, None].expand(*q.shape[:-1], -1)).flatten(0, 1)
+        # Parts stand where the fused kernels expect heads: these take four axes only.
+        y = F.scaled_dot_product_attention(q.flatten(0, 1), k, v, attn_mask=added)
+        return y.unflatten(0, (batch, heads)).permute(0, 2, 3, 1, 4).flatten(3)
 
 
 @dataclass(frozen=True)
@@ -226,8 +244,8 @@ class Layout:
         sources = config.sources * size
         return cls(grid, made, config.window, config.tokens, sources, labels)
 
-    def steps(self) -> tuple[Tensor, Tensor]:
-        """Return kinds of pairs, and what is visible, for steps: their window, then tokens."""
+    def steps(self) -> Int[Tensor, "#batch part length even"]:
+        """Return kinds of pairs for steps: their window, then tokens."""
         grid = self.grid
         device = grid.span.before.device
         reach = self.window - 1 + grid.length
@@ -237,10 +255,11 @@ class Layout:
         number = grid.first[:, None] // grid.length + torch.arange(grid.segments, device=device)
         token = number[..., None] - self.tokens + torch.arange(self.tokens, device=device)
         there = (token >= 0)[:, :, None].expand(-1, -1, grid.length, -1)
-        return kind, torch.cat([grid.window(self.window)[..., -reach:], there], -1)
+        visible = torch.cat([grid.window(self.window)[..., -reach:], there], -1)
+        return self.labels.seen(kind, visible)
 
-    def new(self) -> tuple[Tensor, Tensor]:
-        """Return kinds of pairs, and what is visible, for new tokens: steps, then tokens."""
+    def new(self) -> Int[Tensor, "#batch part 1 even"]:
+        """Return kinds of pairs for new tokens: steps, then tokens."""
         grid, device = self.grid, self.grid.span.before.device
         step = torch.arange(self.sources, device=device)
         own = self.labels.tokens(step >= self.sources - grid.length)
@@ -249,7 +268,7 @@ class Layout:
         number = self.made.position[:1] if grid.span.uniform else self.made.position
         place = (number[..., None] + 1) * grid.length - self.sources + step
         there = torch.cat([place >= 0, number[..., None] >= ago], -1)
-        return kind, there[:, :, None]
+        return self.labels.seen(kind, there[:, :, None])
 
 
 def kept_steps(config: ETCConfig) -> int:
@@ -309,23 +328,25 @@ class ETC(nn.Module):
 
     def _run(self, x: Tensor, state: ETCState, span: Span) -> tuple[Tensor, ETCState]:
         layout = Layout.of(span, self.config, self.labels)
+        for_steps, for_tokens = layout.steps(), layout.new() if layout.made.length else None
         tokens = self.token.repeat(len(x), layout.made.length, 1)
         steps_kept, tokens_kept = [], []
         for layer, steps, older in zip(self.layers, state.steps, state.tokens, strict=True):
             query, both = layer.read(x)
             asking, told = layer.read(tokens)
             both, told = torch.cat([steps, both], 1), torch.cat([older, told], 1)
-            x, tokens = (
-                layer.fed(x, self._stepped(layer, query, both, told, layout)),
-                layer.fed(tokens, self._made(layer, asking, both, told, layout)),
-            )
+            x = layer.fed(x, self._stepped(layer, query, both, told, layout, for_steps))
+            # Nothing reads what the last layer would make of tokens.
+            if for_tokens is not None and layer is not self.layers[-1]:
+                made = self._made(layer, asking, both, told, layout, for_tokens)
+                tokens = layer.fed(tokens, made)
             steps_kept.append(trailing(both, steps.shape[1], span))
             tokens_kept.append(trailing(told, older.shape[1], layout.made))
         position = state.position + span.count
         return self.norm(x), ETCState(position, tuple(steps_kept), tuple(tokens_kept))
 
     def _stepped(
-        self, layer: Layer, query: Tensor, both: Tensor, told: Tensor, layout: Layout
+        self, layer: Layer, query: Tensor, both: Tensor, told: Tensor, layout: Layout, kind: Tensor
     ) -> Tensor:
         """Return what steps read of their windows and of the tokens of earlier segments."""
         grid = layout.grid
@@ -335,19 +356,17 @@ class ETC(nn.Module):
         far = F.pad(told, (0, 0, 0, missing))[:, : layout.tokens + grid.segments - 1]
         far = _runs(far, layout.tokens, grid.segments)
         asked = replace(grid, back=0).columns(query).unflatten(1, (-1, grid.length))
-        return grid.steps(layer.attend(asked, (near, far), *layout.steps()))
+        return grid.steps(layer.attend(asked, (near, far), kind))
 
     def _made(
-        self, layer: Layer, query: Tensor, both: Tensor, told: Tensor, layout: Layout
+        self, layer: Layer, query: Tensor, both: Tensor, told: Tensor, layout: Layout, kind: Tensor
     ) -> Tensor:
         """Return what new tokens read of their segments and of the tokens up to themselves."""
         grid, count = layout.grid, layout.made.length
-        if count == 0:
-            return query
         own = grid.columns(both).unfold(1, grid.back + grid.length, grid.length).mT
         own = own[:, :count, -layout.sources :]
         far = _runs(told[:, 1:], layout.tokens, count)
-        return layer.attend(query[:, :, None], (own, far), *layout.new())[:, :, 0]
+        return layer.attend(query[:, :, None], (own, far), kind)[:, :, 0]
 
     def _whole(self, x: Tensor, state: ETCState, span: Span) -> tuple[Tensor, ETCState]:
         """Let every token read every step and every step every token, as published."""
@@ -364,10 +383,12 @@ class ETC(nn.Module):
         kind = self.labels.tokens(number == number[:, None])[:, None].expand(-1, size, -1)
         kind = torch.cat([self.labels.apart(ago).expand(count, -1, -1), kind], -1)
         visible = torch.cat([near, there[:, :, None].expand(-1, count, size, -1)], -1)
+        kind = self.labels.seen(kind, visible)
         owned = self.labels.tokens(torch.arange(steps, device=x.device) // size == number[:, None])
         among = self.labels.apart(number[:, None] - number)
         token_kind = torch.cat([owned, among], -1)[None]
         token_there = torch.cat([span.real[:, None], there], -1)[:, None]
+        token_kind = self.labels.seen(token_kind, token_there)
         tokens = self.token.repeat(len(x), count, 1)
         for layer in self.layers:
             query, both = layer.read(x)
@@ -375,9 +396,9 @@ class ETC(nn.Module):
             around = F.pad(both, (0, 0, back, back + missing)).unfold(1, size + 2 * back, size).mT
             every = told[:, None].expand(-1, count, -1, -1)
             parts = F.pad(query, (0, 0, 0, missing)).unflatten(1, (-1, size))
-            read = layer.attend(parts, (around, every), kind, visible).flatten(1, 2)[:, :steps]
+            read = layer.attend(parts, (around, every), kind).flatten(1, 2)[:, :steps]
             all_ = (both[:, None], told[:, None])
-            whole = layer.attend(asking[:, None], all_, token_kind, token_there)[:, 0]
+            whole = layer.attend(asking[:, None], all_, token_kind)[:, 0]
             x, tokens = layer.fed(x, read), layer.fed(tokens, whole)
         return self.norm(x), replace(state, position=state.position + span.count)
 

@@ -66,8 +66,7 @@ def test_every_earlier_block_is_drawn_about_equally_often():
 
 @pytest.mark.parametrize("at_once", [1, 2**14])
 def test_gathered_blocks_equal_a_written_mask(at_once, monkeypatch):
-    monkeypatch.setattr(gathered, "KEYS_AT_ONCE", at_once)
-    monkeypatch.setattr(gathered, "KEYS_KEPT", at_once)
+    monkeypatch.setattr(gathered, "NUMBERS_AT_ONCE", at_once)
     module = mixer(layers=1).layers[0].mixing
     x = noise(2, STEPS, WIDTH).requires_grad_()
     mask = torch.zeros(HEADS, STEPS, STEPS, dtype=torch.bool)

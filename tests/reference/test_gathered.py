@@ -37,8 +37,7 @@ def in_blocks(q, k, v, table):
 
 @pytest.mark.parametrize("at_once", [1, 2**14])
 def test_a_table_of_blocks_is_a_mask(at_once, monkeypatch):
-    monkeypatch.setattr(tested, "KEYS_AT_ONCE", at_once)
-    monkeypatch.setattr(tested, "KEYS_KEPT", at_once)
+    monkeypatch.setattr(tested, "NUMBERS_AT_ONCE", at_once)
     steps = 18
     inputs = [noise(BATCH, HEADS, steps, SIZE, seed=i).requires_grad_() for i in range(3)]
     weight = noise(BATCH, HEADS, steps, SIZE, seed=9)
