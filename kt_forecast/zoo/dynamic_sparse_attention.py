@@ -26,26 +26,37 @@ Departures from the paper:
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
 from pydantic import Field, field_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Rotary
-from kt_forecast.nn.heads import joined
+from kt_forecast.nn.heads import OfHeads, joined
 from kt_forecast.nn.learning import LearningStack
-from kt_forecast.nn.probsparse import sampled
+from kt_forecast.nn.picked import NUMBERS_AT_ONCE, blended, products
 from kt_forecast.nn.stack import MixingLayer
 from kt_forecast.nn.streams import Span, appended
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
-QUERIES_AT_ONCE = 256
-"""Steps whose predictions are formed at a time."""
-RECENT = 1e-6
+PARTS = 8
+"""Of a long sequence the steps that choose at a time are so small a part: none is compared to all.
+"""
+LEAST = 256
+"""Steps that choose at a time in shorter ones."""
+TOGETHER = 32
+"""Slots of which first the largest prediction is looked at."""
+GOLDEN = (5**0.5 - 1) / 2
+ENDS = 2**31
+"""As many places between nothing and one."""
+RECENT = 2.0**-20
 """By how much a prediction is raised for each step that it lies later."""
+FEW = 2**8
+"""Places that are told apart by one number."""
 DROPPED = 1 / 3
 """Share of numbers that the random projection adds, and of those that it takes away, doubled."""
+Chosen = Shaped[Tensor, "batch head time kept"]
 
 
 class DynamicSparseConfig(HeadsConfig):
@@ -105,10 +116,12 @@ class PredictedAttention(nn.Module):
     Attributes:
         lost: see `kt_forecast.nn.learning.Losing`.
         projection: random; to the numbers that codes are made of.
+        strides: how far the share of the past moves from step to step at which each sample stands.
     """
 
     lost: Tensor | None = None
     projection: Tensor
+    strides: Tensor
 
     def __init__(self, config: DynamicSparseConfig) -> None:
         super().__init__()
@@ -122,6 +135,9 @@ class PredictedAttention(nn.Module):
         self.code_key = nn.Linear(config.codes, config.heads * config.codes, bias=False)
         self.rotary, self.turned = Rotary(self.size), Rotary(config.codes)
         self.register_buffer("projection", projected(config.width, config.codes))
+        # The multiples of an irrational share fill what there is evenly (Weyl 1916).
+        share = ((torch.arange(config.samples) + 1).double() * GOLDEN).frac()
+        self.register_buffer("strides", (share * ENDS).long() | 1, persistent=False)
 
     def init_state(self, batch: int) -> DynamicSparseState:
         """Return what is kept before the first step."""
@@ -146,81 +162,90 @@ class PredictedAttention(nn.Module):
             appended(state.values, v, span),
         )
         codes = appended(state.codes, told, span)
-        # No step may be read of a row that has fewer than others.
-        end = span.before + span.count
-        learns = self.training and torch.is_grad_enabled()
-        read, lost = [], []
-        some = QUERIES_AT_ONCE
-        for query, asks, where in zip(
-            q.split(some, 2), asking.split(some, 2), place.split(some, 1), strict=True
-        ):
-            args = (query, asks, where, keys, values, codes, end, learns)
-            if torch.is_grad_enabled() and x.shape[1] > some:
-                y, missed = checkpoint(self._read, *args, use_reentrant=False)
-            else:
-                y, missed = self._read(*args)
-            read.append(y)
-            lost.append(missed)
-        if learns:
-            self.lost = self.weight * torch.cat(lost, 1)
-        return self.out(joined(torch.cat(read, 2)).to(x.dtype)), DynamicSparseState(
-            keys, values, codes
-        )
+        q = q.to(keys.dtype)
+        chosen, past = self.highest(asking, codes, span)
+        logits = products(q, keys, chosen) * self.size**-0.5
+        weight = logits.masked_fill(~past, torch.finfo(q.dtype).min).softmax(-1)
+        read = blended(weight * past if self.published else weight, values, chosen)
+        if self.training and torch.is_grad_enabled():
+            self.lost = self.weight * self._missed(q, keys, asking.to(codes.dtype), codes, span)
+        return self.out(joined(read).to(x.dtype)), DynamicSparseState(keys, values, codes)
 
-    def highest(
-        self, asking: Tensor, codes: Tensor, place: Tensor, end: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def highest(self, asking: OfHeads, codes: OfHeads, span: Span) -> tuple[Chosen, Chosen]:
         """Return the places of the highest predictions of each step, and which are in its past.
 
         Args:
             asking: codes of the steps that read.
             codes: of all steps.
-            place: of the steps that read.
-            end: steps of each row.
+            span: where those stand that read.
         """
-        slot = torch.arange(codes.shape[2], device=codes.device)
-        with torch.no_grad():
-            ago = slot - place[:, None, :, None]
-            told = asking @ codes.transpose(-1, -2) * codes.shape[-1] ** -0.5 + RECENT * ago
-            legal = slot < end[:, None, None, None] if self.published else ago <= 0
-            told = told.masked_fill(~legal, float("-inf"))
-            chosen = told.topk(min(self.kept, codes.shape[2]), sorted=False).indices
-            return chosen, chosen <= place[:, None, :, None]
+        slots, place, kept = codes.shape[2], span.position, min(self.kept, codes.shape[2])
+        # One product of matrices gives predictions raised for what is later.
+        exact = torch.promote_types(codes.dtype, torch.float32)
+        later = torch.arange(slots + -slots % TOGETHER, device=codes.device)
+        told = F.pad(codes.to(exact), (0, 0, 0, len(later) - slots))
+        told = torch.cat([told, raised(later).to(exact).expand(*told.shape[:2], -1, -1)], -1)
+        asking = F.pad(asking.to(exact) * codes.shape[3] ** -0.5, (0, 2), value=1.0)
+        asking, told = asking.flatten(0, 1), told.flatten(0, 1).mT
+        fit = NUMBERS_AT_ONCE // max(told[:, 0].numel(), 1)
+        some = max(min(fit, max(slots // PARTS, LEAST)), 1)
+        found = []
+        for low in range(0, span.length, some):
+            high = min(low + some, span.length)
+            # What lies before all of these steps need not be hidden, nor what lies after formed.
+            first, stop = (0, slots) if self.published else (span.low + low, span.high + high)
+            stop += -stop % TOGETHER
+            with torch.autocast(codes.device.type, enabled=False):
+                score = torch.bmm(asking[:, low:high], told[:, :, :stop])
+            score = score.unflatten(0, codes.shape[:2])
+            where = later[first:stop]
+            if self.published:
+                # No step may be read of a row that has fewer than others.
+                hidden = where >= (span.before + span.count)[:, None, None, None]
+            else:
+                hidden = where > place[:, None, low:high, None]
+            score[..., first:].masked_fill_(hidden, float("-inf"))
+            found.append(largest(score, kept))
+        chosen = found[0] if len(found) == 1 else torch.cat(found, 2)
+        past = chosen <= place[:, None, :, None]
+        return chosen.clamp_max_(slots - 1), past
 
-    def _read(
-        self,
-        q: Tensor,
-        asking: Tensor,
-        place: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        codes: Tensor,
-        end: Tensor,
-        learns: bool,  # noqa: FBT001
-    ) -> tuple[Tensor, Tensor]:
-        """Return what some steps read, and how wrong their predictions were."""
-        chosen, past = self.highest(asking, codes, place, end)
-        logits = (q[:, :, :, None] * picked(keys, chosen)).sum(-1) * self.size**-0.5
-        weight = logits.masked_fill(~past, torch.finfo(q.dtype).min).softmax(-1) * past
-        read = (weight[..., None] * picked(values, chosen)).sum(3)
-        if not learns:
-            return read, q.new_zeros(q.shape[0], q.shape[2])
-        drawn = sampled(place, self.samples).clamp_max(keys.shape[2] - 1)[:, None]
-        drawn = drawn.expand(-1, self.heads, -1, -1)
-        true = (q[:, :, :, None] * picked(keys, drawn)).sum(-1) * self.size**-0.5
-        told = (asking[:, :, :, None] * picked(codes, drawn)).sum(-1) * codes.shape[-1] ** -0.5
-        return read, (told - true.detach()).square().mean((1, 3))
+    def _missed(
+        self, q: OfHeads, keys: OfHeads, asking: OfHeads, codes: OfHeads, span: Span
+    ) -> Float[Tensor, "batch time"]:
+        """Return how wrong the predictions of each step were, at steps drawn for it."""
+        place = (span.position[:1] if span.uniform else span.position)[:, None, :, None]
+        drawn = ((place * self.strides) & (ENDS - 1)) * (place + 1) // ENDS
+        drawn = drawn.clamp_max(keys.shape[2] - 1)
+        with torch.no_grad():
+            true = products(q, keys, drawn) * self.size**-0.5
+        told = products(asking, codes, drawn) * codes.shape[-1] ** -0.5
+        return (told - true).square().mean((1, 3))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-def picked(
-    x: Float[Tensor, "batch head slot size"], place: Tensor
-) -> Float[Tensor, "batch head time some size"]:
-    """Return what stands at the places that each step names."""
-    index = place.flatten(2)[..., None].expand(-1, -1, -1, x.shape[3])
-    return x.gather(2, index).unflatten(2, place.shape[2:])
+def raised(place: Int[Tensor, " slot"]) -> Float[Tensor, "slot 2"]:
+    """Return two numbers whose sum grows by `RECENT` a place; both are exact in few digits."""
+    return torch.stack([place // FEW * FEW, place % FEW], -1).double() * RECENT
+
+
+def largest(
+    score: Float[Tensor, "batch head some slot"], kept: int
+) -> Int[Tensor, "batch head some kept"]:
+    """Return where the largest scores stand, in any order; slots are whole multiples of `TOGETHER`.
+
+    They stand in those slots together of which the largest are largest, so that few are compared.
+    """
+    if score.shape[3] <= 2 * TOGETHER * kept:
+        return score.topk(kept, sorted=False).indices
+    several = score.unflatten(3, (-1, TOGETHER))
+    block = several.amax(-1).topk(kept, sorted=False).indices
+    near = several.gather(3, block[..., None].expand(-1, -1, -1, -1, TOGETHER)).flatten(3)
+    place = near.topk(kept, sorted=False).indices
+    return block.gather(3, place // TOGETHER) * TOGETHER + place % TOGETHER
 
 
 def projected(width: int, codes: int) -> Float[Tensor, "{width} {codes}"]:

@@ -12,10 +12,17 @@ from reference.sparse_cases import (
 
 from kt_forecast import zoo
 from kt_forecast.audit.cost import growth
+from kt_forecast.nn import picked
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import auxiliary_loss
 from kt_forecast.zoo import dynamic_sparse_attention
-from kt_forecast.zoo.dynamic_sparse_attention import PredictedAttention, projected, rounded
+from kt_forecast.zoo.dynamic_sparse_attention import (
+    PredictedAttention,
+    largest,
+    projected,
+    raised,
+    rounded,
+)
 
 SYSTEM = zoo.load("dynamic_sparse_attention")
 STEPS, WIDTH, HEADS = 29, 16, 2
@@ -87,10 +94,9 @@ def exact(module, monkeypatch, x):
     """Let the prediction be the logits themselves."""
     told = logits_and_values(module, x)[0].detach()
 
-    def of_logits(asking, codes, place, end):
-        rows = told[:, :, place[0]]
-        chosen = rows.topk(min(module.kept, rows.shape[-1])).indices
-        return chosen, chosen <= place[:, None, :, None]
+    def of_logits(asking, codes, span):
+        chosen = told.topk(min(module.kept, told.shape[-1])).indices
+        return chosen, chosen <= span.position[:, None, :, None]
 
     monkeypatch.setattr(module, "highest", of_logits)
 
@@ -138,7 +144,10 @@ def test_reading_in_parts_is_reading_at_once(monkeypatch):
         return y, torch.autograd.grad(total, (x, *module.parameters()))
 
     whole, wanted = learned()
-    monkeypatch.setattr(dynamic_sparse_attention, "QUERIES_AT_ONCE", 4)
+    monkeypatch.setattr(dynamic_sparse_attention, "LEAST", 4)
+    monkeypatch.setattr(dynamic_sparse_attention, "PARTS", 100)
+    monkeypatch.setattr(dynamic_sparse_attention, "TOGETHER", 2)
+    monkeypatch.setattr(picked, "NUMBERS_AT_ONCE", 500)
     parted, found = learned()
     same(parted, whole)
     for a, b in zip(found, wanted, strict=True):
@@ -204,6 +213,22 @@ def test_predictions_learn():
     assert lost[-1] < 0.8 * lost[0]
 
 
+def test_the_largest_are_found_among_those_that_stand_beside_large_ones():
+    score = noise(2, 3, 5, 640).masked_fill(noise(2, 3, 5, 640, seed=2) > 0.0, float("-inf"))
+    score[..., 200:] = float("-inf")
+    score[..., 7:12] = 9.0 + torch.arange(5.0)
+    for kept in (1, 6, 9):
+        found = largest(score, kept)
+        same(score.gather(3, found).sort(-1).values, score.topk(kept).values.flip(-1))
+    assert (largest(score, 5).sort(-1).values == torch.arange(7, 12)).all()
+
+
+def test_what_raises_later_steps_is_exact_in_eleven_digits():
+    found = raised(torch.arange(2**16))
+    assert torch.equal(found, found.to(torch.float16).double() if found.max() < 0 else found)
+    assert found.sum(-1).diff().unique().tolist() == [dynamic_sparse_attention.RECENT]
+
+
 def test_odd_codes_are_refused():
     with pytest.raises(ValueError, match="codes must be even"):
         config(codes=3)
@@ -235,7 +260,7 @@ def test_memory_grows_with_the_length_up_to_long_ones():
 def test_equal_predictions_choose_the_later():
     module = attention(kept=2)
     codes = torch.zeros(1, HEADS, 5, 8, dtype=torch.float64)
-    chosen, past = module.highest(codes, codes, torch.arange(5)[None], torch.tensor([5]))
+    chosen, past = module.highest(codes, codes, Span.beginning(codes[:, 0]))
     assert past[:, :, 1:].all()
     assert chosen[0, 0, 3:].sort(-1).values.tolist() == [[2, 3], [3, 4]]
     assert F.one_hot(chosen[0, 0, 0], 5)[..., 0].any()
