@@ -31,6 +31,19 @@ class Cache(State):
     position: Int[Tensor, " batch"]
 
 
+Angles = tuple[Float[Tensor, "#batch 1 time half"], Float[Tensor, "#batch 1 time half"]]
+"""Cosines and sines."""
+
+
+def turned(
+    x: Float[Tensor, "batch head time size"], angles: Angles
+) -> Float[Tensor, "batch head time size"]:
+    """Rotate pairs of numbers by angles."""
+    cos, sin = angles
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
 class Rotary(nn.Module):
     """Rotary position embedding: logits depend on distance only (Su et al. 2021, RoFormer).
 
@@ -49,10 +62,12 @@ class Rotary(nn.Module):
         self, x: Float[Tensor, "batch head time size"], position: Int[Tensor, "#batch time"]
     ) -> Float[Tensor, "batch head time size"]:
         """Rotate pairs of numbers by the angles of their positions."""
+        return turned(x, self.angles(position, x.dtype))
+
+    def angles(self, position: Int[Tensor, "#batch time"], dtype: torch.dtype) -> Angles:
+        """Return what `turned` rotates by; the same for all heads, keys and queries."""
         angle = position[:, None, :, None].to(torch.float64) * self.rate.to(torch.float64)
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 class CausalAttention(nn.Module):

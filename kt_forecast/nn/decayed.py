@@ -49,7 +49,7 @@ def decayed(
         g = _chunked(log_decay.to(dtype)[..., None], size)[..., 0]
         carried = g.sum(-1)[..., None]
         from_start = q * g.cumsum(-1).exp()[..., None]
-        between = _sums_between(g).exp()
+        between = left_between(g)
         to_end = k * between[..., -1, :, None]
         if fading is not None:
             f = _chunked(fading.to(dtype), size).cumsum(3)
@@ -67,16 +67,14 @@ def _chunked(x: Tensor, size: int) -> Tensor:
     return F.pad(x, (0, 0, 0, -x.shape[2] % size)).unflatten(2, (-1, size))
 
 
-def _sums_between(g: Float[Tensor, "*batch chunk"]) -> Float[Tensor, "*batch chunk chunk"]:
-    """Return, for each pair of steps, the sum over those after the second up to the first.
+def left_between(log_decay: Float[Tensor, "*batch chunk"]) -> Float[Tensor, "*batch chunk chunk"]:
+    """Return what is left at each step (row) of what there was after each one up to it (column).
 
     Summed pair by pair: a difference of two running sums would lose the small ones to the large.
     """
-    size = g.shape[-1]
-    later = torch.ones(size, size, dtype=torch.bool, device=g.device).tril(-1)
-    sums = g[..., None].expand(*g.shape, size).masked_fill(~later, 0.0).cumsum(-2)
-    itself = torch.eye(size, dtype=torch.bool, device=g.device)
-    return sums.masked_fill(~(later | itself), -torch.inf)
+    size = log_decay.shape[-1]
+    steps = log_decay[..., None].expand(*log_decay.shape, size)
+    return steps.tril(-1).cumsum(-2).exp().tril()
 
 
 def _carried(arriving: Tensor, left: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

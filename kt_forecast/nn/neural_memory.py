@@ -3,11 +3,12 @@
 The memory is a network from keys to values. Each step shows it a key and a value; the weights move
 against the gradient of the squared distance between what it recalls and the value, with momentum
 (surprise that lasts) and with decay (forgetting), and then answer the step's query. Gradients are
-taken at the weights of the chunk's beginning, so that all steps of a chunk are matrix products:
-no step's own weights are ever written out. How steps are cut into chunks is counted from the
-sequence's first step, wherever a stream is cut.
+taken at the weights of the chunk's beginning, so that all steps of a chunk are matrix products
+(`kt_forecast.nn.descent`): no step's own weights are ever written out. How steps are cut into
+chunks is counted from the sequence's first step, wherever a stream is cut.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,19 +18,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kt_forecast.nn.descent import (
+    Course,
+    Faded,
+    Rates,
+    Weights,
+    course,
+    faded,
+    read,
+    recalled,
+    slopes,
+)
 from kt_forecast.nn.rates import trailing
-from kt_forecast.nn.segments import Piece, Segments, chosen
+from kt_forecast.nn.segments import Laid, Segments, chosen
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import State
 
-MOST_FORGOTTEN = 1.0 - 1e-6
-"""A step forgets at most this share, so that the log of the rest is finite."""
+LEAST_KEPT = math.log(1e-6)
+"""Log of the share of the weights that a step keeps at least, so that the log is finite."""
 
-MANY = 8
-"""Chunks from which on the backward pass forms a chunk's numbers again rather than keeping them."""
-
-Weights = tuple[Float[Tensor, "batch head _ _"], ...]
-"""One matrix for each layer of the memory."""
+MANY = 64
+"""Chunks of which the backward pass keeps all numbers; of more, a group at a time is run again."""
 
 
 @dataclass(frozen=True)
@@ -37,97 +46,47 @@ class Memory(State):
     """The weights of a memory in the middle of its learning; zeros before the first step.
 
     Attributes:
-        weight: as they are now.
-        surprise: momentum of each.
-        at: as they were at the beginning of the open chunk: gradients are taken there.
+        moving: each layer's weights as they are now, and their momentum.
+        at: weights as they were at the beginning of the open chunk: gradients are taken there.
     """
 
-    weight: Weights
-    surprise: Weights
-    at: Weights
+    moving: tuple[Float[Tensor, "batch head 2 _ _"], ...]
+    at: tuple[Float[Tensor, "batch head _ _"], ...]
+
+    @property
+    def weight(self) -> tuple[Float[Tensor, "batch head _ _"], ...]:
+        """Return the weights as they are now."""
+        return tuple(moving[:, :, 0] for moving in self.moving)
 
 
 @dataclass(frozen=True)
-class Rates:
-    """How a chunk's steps forget, remember their surprise, and learn.
+class Given:
+    """What steps show a memory and ask it, and how they change it; a row for each head.
 
     Attributes:
-        kept: log of the share of the weights that each step keeps.
-        lasting: log of the share of the momentum that each step keeps.
-        learned: step size.
-        real: one, or zero at padding, which adds no momentum to the weights.
+        query: what each step asks by; of length one.
+        key: what it should recall by; of length one.
+        value: what it should recall.
+        fading: what is left of what it learned.
     """
 
-    kept: Float[Tensor, "batch head time"]
-    lasting: Float[Tensor, "batch head time"]
-    learned: Float[Tensor, "batch head time"]
-    real: Float[Tensor, "#batch 1 time"]
+    query: Float[Tensor, "row chunk time size"]
+    key: Float[Tensor, "row chunk time size"]
+    value: Float[Tensor, "row chunk time size"]
+    fading: Faded
 
-
-def recalled(
-    weights: Weights, x: Float[Tensor, "batch head time size"]
-) -> Float[Tensor, "batch head time size"]:
-    """Return what a memory with these weights answers."""
-    for i, weight in enumerate(weights):
-        x = (x if i == 0 else F.silu(x)) @ weight
-    return x
-
-
-def learned(
-    memory: Memory,
-    query: Float[Tensor, "batch head time size"],
-    key: Float[Tensor, "batch head time size"],
-    value: Float[Tensor, "batch head time size"],
-    rates: Rates,
-) -> tuple[Float[Tensor, "batch head time size"], Weights, Weights]:
-    """Learn the steps of a chunk, or of a part of one, and answer each from its own weights.
-
-    Returns:
-        Answers, and the weights and their momentum after the last step.
-    """
-    total, lasting = rates.kept.cumsum(-1), rates.lasting.cumsum(-1)
-    kept, momentum = _between(total), _between(lasting)
-    moved = (kept * rates.real[..., None, :]) @ momentum * rates.learned[..., None, :]
-    share = total.exp()[..., None]
-    carried = kept @ (rates.real * lasting.exp())[..., None]
-    pushed = (momentum[..., -1, :] * rates.learned)[..., None]
-    left = lasting[..., -1, None, None].exp()
-    inputs, errors = _gradients(memory.at, key, value)
-    weights, surprises = [], []
-    for i, (weight, surprise) in enumerate(zip(memory.weight, memory.surprise, strict=True)):
-        into, error = inputs[i], errors[i]
-        query = query if i == 0 else F.silu(query)
-        near = (query @ into.transpose(-1, -2)) * moved
-        query = share * (query @ weight) + carried * (query @ surprise) - near @ error
-        turned = into.transpose(-1, -2)
-        pull = turned @ (moved[..., -1, :, None] * error)
-        weights.append(share[..., -1:, :] * weight + carried[..., -1:, :] * surprise - pull)
-        surprises.append(left * surprise - turned @ (pushed * error))
-    return query, tuple(weights), tuple(surprises)
-
-
-def _between(total: Tensor) -> Tensor:
-    """Return what is left at step t (row) of what there was after step i (column), i up to t."""
-    steps = total.shape[-1]
-    later = torch.ones(steps, steps, dtype=torch.bool, device=total.device).tril()
-    gap = total[..., :, None] - total[..., None, :]
-    return gap.masked_fill(~later, float("-inf")).exp()
-
-
-def _gradients(at: Weights, key: Tensor, value: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return each layer's input, and the squared distance's gradient by each layer's output."""
-    inputs, outputs = [key], []
-    for i, weight in enumerate(at):
-        outputs.append(inputs[-1] @ weight)
-        if i + 1 < len(at):
-            inputs.append(F.silu(outputs[-1]))
-    error = 2.0 * (outputs[-1] - value)
-    errors = [error]
-    for weight, output in zip(reversed(at[1:]), reversed(outputs[:-1]), strict=True):
-        gate = output.sigmoid()
-        error = (error @ weight.transpose(-1, -2)) * gate * (1.0 + output * (1.0 - gate))
-        errors.append(error)
-    return inputs, errors[::-1]
+    @classmethod
+    def joined(cls, parts: "list[Given]") -> "Given":
+        """Return the chunks of all of them."""
+        if len(parts) == 1:
+            return parts[0]
+        query, key, value = (
+            torch.cat([getattr(part, name) for part in parts], 1)
+            for name in ("query", "key", "value")
+        )
+        fadings = [vars(part.fading) for part in parts]
+        together = {name: torch.cat([x[name] for x in fadings], 1) for name in fadings[0]}
+        return cls(query, key, value, Faded(**together))
 
 
 class NeuralMemory(nn.Module):
@@ -174,9 +133,10 @@ class NeuralMemory(nn.Module):
 
     def init_state(self, batch: int) -> tuple[Memory, Float[Tensor, "batch kept both"]]:
         """Return a memory of zeros, in whose place the learned one will stand, and no steps."""
-        nothing = tuple(w.new_zeros(batch, *w.shape[1:]) for w in self.first)
+        at = tuple(w.new_zeros(batch, *w.shape[1:]) for w in self.first)
+        moving = tuple(w.new_zeros(*w.shape[:2], 2, *w.shape[2:]) for w in at)
         kept = self.out.weight.new_zeros(batch, self.kernel - 1, 3 * self.width)
-        return Memory(nothing, nothing, nothing), kept
+        return Memory(moving, at), kept
 
     def begun(
         self,
@@ -189,24 +149,21 @@ class NeuralMemory(nn.Module):
         if span.low > 0:
             return memory, kept
         first = tuple(self.first)
-        start = Memory(first, tuple(torch.zeros_like(w) for w in first), first)
+        start = Memory(tuple(torch.stack([w, torch.zeros_like(w)], 2) for w in first), first)
         before = kept.new_zeros(1, *kept.shape[1:])
         if rows.shape[1]:
             given, before = self.given(rows, before, Span.beginning(rows))
-            _, start = self.taught(start, Piece(given, 0, None, full=True))
-        begins = None if span.uniform else span.before == 0
-        rows_of = len(kept)
+            laid = Laid(given[:, None], 0, None, None, full=True)
+            with torch.autocast(rows.device.type, enabled=False):
+                start = self.moved(start, self.apart(laid), laid)[1]
+        begins, rows_of = None if span.uniform else span.before == 0, len(kept)
 
-        def put(new: Weights, old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            pairs = zip(new, old, strict=True)
-            return tuple(chosen(begins, a.expand(rows_of, -1, -1, -1), b) for a, b in pairs)
+        def put(new: Tensor, old: Tensor) -> Tensor:
+            return chosen(begins, new.expand(rows_of, *new.shape[1:]), old)
 
-        begun = Memory(
-            put(start.weight, memory.weight),
-            put(start.surprise, memory.surprise),
-            put(start.at, memory.at),
-        )
-        return begun, chosen(begins, before.expand(rows_of, -1, -1), kept)
+        return Memory(
+            tuple(map(put, start.moving, memory.moving)), tuple(map(put, start.at, memory.at))
+        ), put(before, kept)
 
     def given(
         self,
@@ -216,25 +173,57 @@ class NeuralMemory(nn.Module):
     ) -> tuple[Float[Tensor, "batch time given"], Float[Tensor, "batch kept both"]]:
         """Return queries, keys, values and rates of steps side by side, and what to keep."""
         joined = torch.cat([kept, self.project(x)], 1)
-        mixed = F.silu(self.convolution(joined.transpose(1, 2)).transpose(1, 2))
-        return torch.cat([mixed, self.rates(x)], -1), trailing(joined, self.kernel - 1, span)
+        if self.kernel == 1:
+            scale, shift = self.convolution.parameters()
+            mixed = joined * scale[:, 0, 0] + shift
+        else:
+            mixed = self.convolution(joined.transpose(1, 2)).transpose(1, 2)
+        return torch.cat([F.silu(mixed), self.rates(x)], -1), trailing(
+            joined, self.kernel - 1, span
+        )
 
     def taught(
-        self, memory: Memory, piece: Piece
-    ) -> tuple[Float[Tensor, "batch time width"], Memory]:
-        """Learn what `given` made of the steps of one chunk; return answers and the memory."""
-        with torch.autocast(piece.x.device.type, enabled=False):
-            query, key, value, rates = self._apart(piece)
-            read, weight, surprise = learned(memory, query, key, value, rates)
-        at = memory.at
-        if piece.full:
-            at = tuple(chosen(piece.ended(), w, a) for w, a in zip(weight, at, strict=True))
-        return self._joined(read).to(piece.x.dtype), Memory(weight, surprise, at)
+        self, memory: Memory, laid: Laid
+    ) -> tuple[Float[Tensor, "batch chunk time width"], Memory]:
+        """Learn what `given` made of steps; return answers, each by its step's weights."""
+        with torch.autocast(laid.x.device.type, enabled=False):
+            given = self.apart(laid)
+            found, memory = self.moved(memory, given, laid)
+            return self.read(found, given).to(laid.x.dtype), memory
 
-    def asked(self, weights: Weights, piece: Piece) -> Float[Tensor, "batch time width"]:
-        """Return what a memory with these weights answers to the queries of a piece."""
-        query = self._joined(self._apart(piece)[0]).to(piece.x.dtype)
-        return self.recalled(weights, query)
+    def moved(self, memory: Memory, given: Given, laid: Laid) -> tuple[Course, Memory]:
+        """Learn what steps show; return what the weights came through, and the memory."""
+        batch, heads = len(laid.x), self.heads
+        ended = None if laid.ended is None else laid.ended.repeat_interleave(heads, 0)
+        moving, at = ([x.flatten(0, 1) for x in part] for part in (memory.moving, memory.at))
+        key, value = given.key, given.value
+        found = course(tuple(moving), tuple(at), key, value, given.fading, ended)
+        last = None if ended is None else ended[:, -1]
+        now = tuple(
+            chosen(last, end[:, 0], old[:, -1]) if laid.full else old[:, -1]
+            for end, old in zip(found.end, found.at, strict=True)
+        )
+        apart = (batch, heads)
+        return found, Memory(
+            tuple(x.unflatten(0, apart) for x in found.end),
+            tuple(x.unflatten(0, apart) for x in now),
+        )
+
+    def read(self, found: Course, given: Given) -> Float[Tensor, "batch chunk time width"]:
+        """Return what each step's own weights answer to it."""
+        flat = {name: x.flatten(0, 1) for name, x in vars(given.fading).items()}
+        query, key, value = (x.flatten(0, 1) for x in (given.query, given.key, given.value))
+        starts, at = ([x.flatten(0, 1) for x in part] for part in (found.starts, found.at))
+        slope = found.found or slopes(tuple(at), key, value)
+        answer = read(tuple(starts), slope, Faded(**flat), query)
+        return self._joined(answer.unflatten(0, (-1, self.heads, given.query.shape[1])))
+
+    def asked(
+        self, weights: Weights, query: Float[Tensor, "row time size"]
+    ) -> Float[Tensor, "batch chunk time width"]:
+        """Return what a memory with these weights answers to the queries of one chunk."""
+        read = recalled(weights, query.unflatten(0, (-1, self.heads)))
+        return self._joined(read[:, :, None])
 
     def recalled(
         self, weights: Weights, x: Float[Tensor, "batch time width"]
@@ -243,7 +232,8 @@ class NeuralMemory(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             query = x.to(torch.promote_types(x.dtype, torch.float32))
             query = query.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
-            return self._joined(recalled(weights, F.normalize(query, dim=-1))).to(x.dtype)
+            read = recalled(weights, F.normalize(query, dim=-1))
+            return read.transpose(1, 2).flatten(-2).to(x.dtype)
 
     def answered(
         self, read: Float[Tensor, "batch time width"], x: Float[Tensor, "batch time width"]
@@ -264,41 +254,39 @@ class NeuralMemory(nn.Module):
         begun, before = self.begun(memory, kept, rows, span)
         given, left = self.given(x, before, span)
         segments, pieces, now = Segments(span, self.chunk), [], begun
-        again = torch.is_grad_enabled() and span.length > MANY * self.chunk
-        for piece in segments.cut(given):
-            if again:
-                read, now = checkpoint(self.taught, now, piece, use_reentrant=False)
+        groups = segments.laid(given).groups(MANY)
+        for group in groups:
+            if torch.is_grad_enabled() and len(groups) > 1:
+                answer, now = checkpoint(self.taught, now, group, use_reentrant=False)
             else:
-                read, now = self.taught(now, piece)
-            pieces.append(read)
-        y = self.answered(segments.paste(pieces), x)
-        return y, *settled((now, left), (memory, kept), span)
+                answer, now = self.taught(now, group)
+            pieces.append(answer)
+        answers = segments.lifted(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
+        return self.answered(answers, x), *settled((now, left), (memory, kept), span)
 
-    def _apart(self, piece: Piece) -> tuple[Tensor, Tensor, Tensor, Rates]:
+    def apart(self, laid: Laid) -> Given:
         """Take apart what `given` put together; at padding nothing is learned or forgotten."""
         # Products of many rates need more digits than half precision has.
-        x = piece.x.to(torch.promote_types(piece.x.dtype, torch.float32))
+        x = laid.x.to(torch.promote_types(laid.x.dtype, torch.float32))
         mixed, rates = x.split([3 * self.width, 3 * self.heads], -1)
-        query, key, value = (
-            part.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
-            for part in mixed.chunk(3, -1)
-        )
-        forgotten, lasting, step = (r.transpose(1, 2) for r in rates.chunk(3, -1))
-        kept = torch.log1p(-forgotten.sigmoid().clamp_max(MOST_FORGOTTEN))
+        mixed = mixed.unflatten(-1, (3, self.heads, self.size)).permute(3, 0, 4, 1, 2, 5)
+        mixed = mixed.flatten(1, 2)
+        query, key = F.normalize(mixed[:2], dim=-1)
+        rates = rates.unflatten(-1, (3, self.heads)).permute(3, 0, 4, 1, 2).flatten(1, 2)
+        forgotten, lasting, step = rates
         # A chunk's gradients add up, for they are taken at the same weights, and so do the pushes
         # of a surprise that lasts: all of them together stay below the largest step.
         step = self.rate / self.chunk * step.sigmoid() * (-lasting).sigmoid()
-        lasting = F.logsigmoid(lasting)
-        real = x.new_ones(1, 1, x.shape[1])
-        if piece.real is not None:
-            there = piece.real[:, None]
+        kept = F.logsigmoid(-forgotten).clamp_min(LEAST_KEPT)
+        lasting, real = F.logsigmoid(lasting), None
+        if laid.real is not None:
+            there = laid.real.expand(len(x), -1, -1).repeat_interleave(self.heads, 0)
             kept, lasting, step = (t.masked_fill(~there, 0.0) for t in (kept, lasting, step))
             real = there.to(x.dtype)
-        given = Rates(kept, lasting, step, real)
-        return F.normalize(query, dim=-1), F.normalize(key, dim=-1), value, given
+        return Given(query, key, mixed[2], faded(Rates(kept, lasting, step, real)))
 
-    def _joined(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2).flatten(-2)
+    def _joined(self, x: Float[Tensor, "batch head chunk time size"]) -> Tensor:
+        return x.permute(0, 2, 3, 1, 4).flatten(-2)
 
 
 def settled(
@@ -309,13 +297,9 @@ def settled(
         return new
     saw = span.count > 0
 
-    def each(a: Weights, b: Weights) -> Weights:
-        return tuple(chosen(saw, x, y) for x, y in zip(a, b, strict=True))
+    def each(a: Tensor, b: Tensor) -> Tensor:
+        return chosen(saw, a, b)
 
     one, other = new[0], old[0]
-    memory = Memory(
-        each(one.weight, other.weight),
-        each(one.surprise, other.surprise),
-        each(one.at, other.at),
-    )
-    return memory, chosen(saw, new[1], old[1])
+    memory = Memory(tuple(map(each, one.moving, other.moving)), tuple(map(each, one.at, other.at)))
+    return memory, each(new[1], old[1])

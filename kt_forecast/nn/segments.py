@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -47,6 +48,35 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Laid:
+    """A stretch's steps, one segment of it beside the other.
+
+    Attributes:
+        x: the steps, at the same columns of a segment in all rows; anything where there is none.
+        low: the column of the first of them.
+        real: where there is a step; None for everywhere.
+        ended: rows whose segment ends here; None for all, but for the last segment as ``full``
+            says.
+        full: whether the last column of the last segment is among them.
+    """
+
+    x: Float[Tensor, "batch segment time width"]
+    low: int
+    real: Bool[Tensor, "#batch segment time"] | None
+    ended: Bool[Tensor, "batch segment"] | None
+    full: bool
+
+    def groups(self, size: int) -> "list[Laid]":
+        """Return ``size`` segments at a time."""
+        parts = self.x.split(size, 1)
+        real = [None] * len(parts) if self.real is None else self.real.split(size, 1)
+        ended = [None] * len(parts) if self.ended is None else self.ended.split(size, 1)
+        full = [True] * (len(parts) - 1) + [self.full]
+        together = zip(parts, real, ended, full, strict=True)
+        return [Laid(x, self.low, *rest) for x, *rest in together]
+
+
+@dataclass(frozen=True)
 class Segments:
     """The columns of a stretch, cut where segments end.
 
@@ -72,16 +102,55 @@ class Segments:
             first = (high - 1) % self.size + 1 - steps.shape[1]
             yield Piece(steps, first, mask, full)
 
+    def laid(self, x: Float[Tensor, "batch time width"]) -> Laid:
+        """Return ``x`` segment by segment, with columns of no step where there are several."""
+        low, high, total, real = self._bounds()
+        full = high % self.size == 0 and (total == high or not self.span.uniform)
+        if real is not None:
+            place = self._place(low, high).clamp(0, self.span.length - 1)
+            x = x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
+        elif (missing := high - low - self.span.length) > 0:
+            before = self.span.low % self.size - low
+            x = F.pad(x, (0, 0, before, missing - before))
+            column = torch.arange(low, high, device=x.device)[None]
+            real = (column >= low + before) & (column < total)
+        size = min(self.size, high - low)
+        real = None if real is None else real.unflatten(1, (-1, size))
+        ended = None if real is None or self.span.uniform else real[..., -1]
+        return Laid(x.unflatten(1, (-1, size)), low, real, ended, full)
+
+    def lifted(
+        self, y: Float[Tensor, "batch segment column width"]
+    ) -> Float[Tensor, "batch time width"]:
+        """Return what came of what `laid` gave at the places of its steps."""
+        low, _, _, _ = self._bounds()
+        return self._own(y.flatten(1, 2), low)
+
+    def _bounds(self) -> tuple[int, int, int, Bool[Tensor, "batch time"] | None]:
+        """Do as `_columns` with whole segments, if there are several."""
+        low, total, real = self._columns()
+        if total <= self.size:
+            return low, total, total, real
+        high = -(-total // self.size) * self.size
+        if real is not None:
+            place = self._place(0, high)
+            real = (place >= 0) & (place < self.span.count[:, None])
+        return 0, high, total, real
+
     def paste(self, pieces: list[Tensor]) -> Float[Tensor, "batch time width"]:
         """Return what came of the pieces at the places of their steps."""
         y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+        return y if self.span.uniform else self._own(y, self._columns()[0])
+
+    def _own(self, y: Tensor, low: int) -> Tensor:
+        """Return the stretch's own steps of columns that begin at ``low``."""
+        length = self.span.length
         if self.span.uniform:
-            return y
-        low, total, _ = self._columns()
-        place = (self.span.before % self.size - low)[:, None] + torch.arange(
-            self.span.length, device=y.device
-        )
-        return y.gather(1, place.clamp_max(total - low - 1)[..., None].expand(-1, -1, y.shape[2]))
+            before = self.span.low % self.size - low
+            return y[:, before : before + length]
+        column = torch.arange(length, device=y.device)
+        place = (self.span.before % self.size - low)[:, None] + column
+        return y.gather(1, place.clamp_max(y.shape[1] - 1)[..., None].expand(-1, -1, y.shape[2]))
 
     def _columns(self) -> tuple[int, int, Bool[Tensor, "batch time"] | None]:
         """Return the first and last column that any row needs, and where there are steps."""

@@ -29,7 +29,7 @@ Departures from the paper:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -40,11 +40,12 @@ from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.errors import InputError
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.attention import Angles, Rotary, turned
+from kt_forecast.nn.descent import Course, joined
 from kt_forecast.nn.feedforward import FeedForward
-from kt_forecast.nn.neural_memory import Memory, NeuralMemory, settled
+from kt_forecast.nn.neural_memory import Given, Memory, NeuralMemory, settled
 from kt_forecast.nn.prefix import PrefixAttention
-from kt_forecast.nn.segments import Piece, Segments, chosen
+from kt_forecast.nn.segments import Laid, Segments, chosen
 from kt_forecast.nn.streams import Span, streamed
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
@@ -58,7 +59,9 @@ class TitansConfig(HeadsConfig):
         width: numbers in a step's vector.
         form: how memory and attention are joined: ``mag``, ``mac``, ``mal`` or ``lmm``.
         slots: vectors of the persistent memory.
-        chunk: steps whose gradients are taken at the same weights; a segment of ``mac``.
+        chunk: steps whose gradients are taken at the same weights, and which share ``rate``; a
+            segment of ``mac``. The longer, the fewer passes one after the other, and the later a
+            step's gradient counts what the steps before it have taught.
         window: how many steps back attention of ``mag`` and ``mal`` reads, the step included.
         memory_layers: matrices of a memory.
         memory_expansion: numbers between two matrices per number of a key.
@@ -73,7 +76,7 @@ class TitansConfig(HeadsConfig):
 
     form: Literal["mag", "mac", "mal", "lmm"] = tunable("mag", FORMS)
     slots: int = tunable(4, (0, 4, 8), ge=0)
-    chunk: int = tunable(16, (8, 16, 32), gt=0)
+    chunk: int = tunable(64, (16, 32, 64, 128), gt=0)
     window: int = tunable(32, (16, 32, 64), gt=0)
     memory_layers: int = tunable(2, (1, 2), gt=0)
     memory_expansion: int = tunable(2, (1, 2, 4), gt=0)
@@ -200,53 +203,100 @@ class Context(nn.Module):
         """Return what to add to the steps, and what to keep."""
         assert state.attended is not None  # noqa: S101 - `init_state` has put it there
         memory, mixed = self.memory.begun(state.memory, state.mixed, self.rows, span)
-        segments, pieces, slots = Segments(span, self.memory.chunk), [], state.attended
-        for piece in segments.cut(x):
-            read, slots = self._attend(piece, memory, slots)
-            learns = Span.beginning(read)
-            given, _ = self.memory.given(read, mixed, learns)
-            shown = Piece(given, piece.low, piece.real, piece.full)
-            answer, memory = self.memory.taught(memory, shown)
-            if self.published:
-                answer = self.memory.asked(memory.weight, shown)
-            pieces.append(self.gated(read, self.memory.answered(answer, read)))
-            if piece.full:
-                slots = chosen(piece.ended(), torch.zeros_like(slots), slots)
-        memory, mixed = settled((memory, mixed), (state.memory, state.mixed), span)
-        return segments.paste(pieces), LayerState(memory, mixed, slots)
-
-    def _attend(self, piece: Piece, memory: Memory, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Let steps read the persistent memory, their segment, and what is recalled for it."""
-        x, column = piece.x, torch.arange(piece.low, piece.high, device=piece.x.device)
-        recalled = self.memory.recalled(memory.at, F.silu(self.recall(x)))
-        left = torch.cat([self._placed(x, column), self._placed(recalled, column)], -1)
-        before, own, rest = slots.split([piece.low, x.shape[1], self.memory.chunk - piece.high], 1)
-        if piece.real is not None:
-            left = torch.where(piece.real[..., None], left, own)
-        slots = torch.cat([before, left, rest], 1)
-        steps, facts = torch.cat([before, left], 1).chunk(2, -1)
-        key, value = (self._split(t) for t in torch.cat([steps, facts], 1).chunk(2, -1))
+        segments, slots, found = Segments(span, self.memory.chunk), state.attended, []
         row_key, row_value = (self._split(t) for t in self.key_value(self.rows).chunk(2, -1))
-        query = self._split(self.query(x))
-        to_rows = query @ row_key.transpose(-1, -2)
-        near = self.rotary(query, column[None]) @ key.transpose(-1, -2)
-        slot = torch.arange(piece.high, device=x.device)
-        earlier = slot <= column[:, None]
+        laid = segments.laid(self._prepared(x, row_key, span))
+        column = torch.arange(laid.low, laid.low + laid.x.shape[2], device=x.device)
+        angles = self.rotary.angles(column[None], x.dtype)
+        earlier = torch.arange(laid.low + len(column), device=x.device) <= column[:, None]
         known = torch.ones_like(earlier) if self.published else earlier
-        near = near.masked_fill(~torch.cat([earlier, known], 1), float("-inf"))
-        weight = (torch.cat([to_rows, near], -1) * self.size**-0.5).softmax(-1)
-        at = to_rows.shape[-1]
-        read = weight[..., :at] @ row_value + weight[..., at:] @ value
-        return self.out(read.transpose(1, 2).flatten(-2)), slots
+        hidden = ~torch.cat([earlier, known], 1)
+        for piece in laid.groups(1):
+            near, left = self._offered(piece, memory, slots, angles)
+            slots = torch.cat([slots[:, : piece.low], left, slots[:, piece.low + len(column) :]], 1)
+            read = self._attended(near, slots[:, : piece.low + len(column)], row_value, hidden)
+            given, _ = self.memory.given(read, mixed, Span.beginning(read))
+            shown = replace(piece, x=given[:, None])
+            with torch.autocast(x.device.type, enabled=False):
+                parts = self.memory.apart(shown)
+                course, memory = self.memory.moved(memory, parts, shown)
+            found.append((read, parts, course, memory))
+            if piece.full:
+                ended = None if piece.ended is None else piece.ended[:, 0]
+                slots = chosen(ended, torch.zeros_like(slots), slots)
+        reads = torch.stack([read for read, _, _, _ in found], 1)
+        answers = self._answers(found).to(reads.dtype)
+        read, answer = segments.lifted(reads), segments.lifted(answers)
+        memory, mixed = settled((memory, mixed), (state.memory, state.mixed), span)
+        y = self.gated(read, self.memory.answered(answer, read))
+        return y, LayerState(memory, mixed, slots)
 
-    def _placed(self, x: Tensor, column: Tensor) -> Tensor:
+    def _prepared(self, x: Tensor, row_key: Tensor, span: Span) -> Tensor:
+        """Return, side by side, all that steps are known to ask and show before they are read.
+
+        What they ask the memory by; their rotated queries; their rotated keys, and values; their
+        logits to the persistent memory.
+        """
+        column = (span.position[:1] if span.uniform else span.position) % self.memory.chunk
+        angles = self.rotary.angles(column, x.dtype)
+        query = self._split(self.query(x))
+        parts = (
+            F.silu(self.recall(x)),
+            self._merged(turned(query, angles)),
+            self._placed(x, angles),
+            self._merged(query @ row_key.mT),
+        )
+        return torch.cat(parts, -1)
+
+    def _offered(
+        self, piece: Laid, memory: Memory, slots: Tensor, angles: Angles
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a segment's steps ask by, and their slots with what is recalled for them."""
+        width = self.width
+        ask, near, own, rows = piece.x[:, 0].split(
+            [width, width, 2 * width, piece.x.shape[-1] - 4 * width], -1
+        )
+        left = torch.cat([own, self._placed(self.memory.recalled(memory.at, ask), angles)], -1)
+        if piece.real is not None:
+            before = slots[:, piece.low : piece.low + left.shape[1]]
+            left = torch.where(piece.real[:, 0, :, None], left, before)
+        return torch.cat([near, rows], -1), left
+
+    def _attended(self, near: Tensor, slots: Tensor, row_value: Tensor, hidden: Tensor) -> Tensor:
+        """Let steps read the persistent memory, their segment, and what is recalled for it."""
+        query, to_rows = near.split([self.width, near.shape[-1] - self.width], -1)
+        steps, facts = slots.chunk(2, -1)
+        key, value = (self._split(t) for t in torch.cat([steps, facts], 1).chunk(2, -1))
+        logits = (self._split(query) @ key.mT).masked_fill(hidden, float("-inf"))
+        rows = to_rows.unflatten(-1, (self.heads, self.rows.shape[1])).transpose(1, 2)
+        weight = (torch.cat([rows, logits], -1) * self.size**-0.5).softmax(-1)
+        at = rows.shape[-1]
+        return self.out(self._merged(weight[..., :at] @ row_value + weight[..., at:] @ value))
+
+    def _answers(self, found: list[tuple[Tensor, Given, Course, Memory]]) -> Tensor:
+        """Return what each step's own memory answers; its segment's last one, as published."""
+        with torch.autocast(found[0][0].device.type, enabled=False):
+            if self.published:
+                answers = (
+                    self.memory.asked(memory.weight, parts.query[:, 0])
+                    for _, parts, _, memory in found
+                )
+                return torch.cat(tuple(answers), 1)
+            return self.memory.read(
+                joined([course for _, _, course, _ in found]),
+                Given.joined([parts for _, parts, _, _ in found]),
+            )
+
+    def _placed(self, x: Tensor, angles: Angles) -> Tensor:
         """Return rotated keys, and values."""
         key, value = self.key_value(x).chunk(2, -1)
-        turned = self.rotary(self._split(key), column[None])
-        return torch.cat([turned.transpose(1, 2).flatten(-2), value], -1)
+        return torch.cat([self._merged(turned(self._split(key), angles)), value], -1)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
+
+    def _merged(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(-2)
 
 
 class Layer(nn.Module):

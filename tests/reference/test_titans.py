@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from reference.test_memory_transformer import drawn, noise, same, stream, stream_of_single
 
 from kt_forecast import zoo
@@ -11,7 +12,8 @@ from kt_forecast.audit import audit, causal
 from kt_forecast.audit.cost import training_cost
 from kt_forecast.errors import InputError
 from kt_forecast.nn import neural_memory
-from kt_forecast.nn.neural_memory import Memory, Rates, learned, recalled
+from kt_forecast.nn.descent import Faded, Rates, course, faded, read, recalled, slopes
+from kt_forecast.nn.neural_memory import Memory
 from kt_forecast.tasks.forecasting import ForecastingConfig, refuse_unfit
 from kt_forecast.tasks.knowledge_tracing import TracingConfig, refuse_illegal
 
@@ -40,18 +42,28 @@ def learning(steps=STEPS, layers=2, seed=0):
 
 
 def in_chunks(first, q, k, v, rates, size, real=None):
-    """Learn a chunk at a time, as the library does."""
-    zeros = tuple(torch.zeros_like(w) for w in first)
-    now, answers = Memory(first, zeros, first), []
-    real = torch.ones(q.shape[2], dtype=torch.float64) if real is None else real
-    parts = [t.split(size, -1) for t in (*rates, real[None, None])]
-    parts += [t.split(size, 2) for t in (q, k, v)]
-    for forget, last, step, there, query, key, value in zip(*parts, strict=True):
-        given = Rates((there * torch.log1p(-forget)), there * last.log(), there * step, there)
-        y, weight, surprise = learned(now, query, key, value, given)
-        now = Memory(weight, surprise, weight)
-        answers.append(y)
-    return torch.cat(answers, 2), now
+    """Learn a chunk beside the other, as the library does."""
+    steps, rows = q.shape[2], q.shape[0] * q.shape[1]
+    real = torch.ones(steps, dtype=torch.float64) if real is None else real
+    forget, last, step = rates
+    given = [(real * torch.log1p(-forget)), real * last.log(), real * step, real.expand_as(step)]
+
+    def laid(x):
+        x = x.flatten(0, 1)
+        return F.pad(x, (0, 0) * (x.ndim - 2) + (0, -steps % size)).unflatten(1, (-1, size))
+
+    query, key, value = map(laid, (q, k, v))
+    fading = faded(Rates(*map(laid, given)))
+    flat = [w.flatten(0, 1) for w in first]
+    moving = tuple(torch.stack([w, torch.zeros_like(w)], 1) for w in flat)
+    found = course(moving, tuple(flat), key, value, fading, None)
+    starts, at = ([x.flatten(0, 1) for x in part] for part in (found.starts, found.at))
+    slope = slopes(tuple(at), key.flatten(0, 1), value.flatten(0, 1))
+    each = Faded(**{name: x.flatten(0, 1) for name, x in vars(fading).items()})
+    answers = read(tuple(starts), slope, each, query.flatten(0, 1))
+    answers = answers.unflatten(0, (rows, -1)).flatten(1, 2)[:, :steps]
+    end = tuple(x.unflatten(0, q.shape[:2]) for x in found.end)
+    return answers.unflatten(0, q.shape[:2]), Memory(end, tuple(x[:, :, 0] for x in end))
 
 
 def step_by_step(first, q, k, v, rates, size):
@@ -69,7 +81,8 @@ def step_by_step(first, q, k, v, rates, size):
         surprise = [last * s - step * g for s, g in zip(surprise, slopes, strict=True)]
         weight = [(1 - forget) * w + s for w, s in zip(weight, surprise, strict=True)]
         answers.append(recalled(tuple(weight), q[:, :, one]))
-    return torch.cat(answers, 2), Memory(tuple(weight), tuple(surprise), tuple(weight))
+    moving = (torch.stack(pair, 2) for pair in zip(weight, surprise, strict=True))
+    return torch.cat(answers, 2), Memory(tuple(moving), tuple(weight))
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -101,7 +114,7 @@ def test_padding_adds_no_momentum():
         first, q[:, :, keep], k[:, :, keep], v[:, :, keep], rates[..., keep], size
     )
     same(found[:, :, keep], wanted)
-    for a, b in zip(after.weight + after.surprise, end.weight + end.surprise, strict=True):
+    for a, b in zip(after.moving, end.moving, strict=True):
         same(a, b)
 
 
