@@ -9,6 +9,10 @@ class InputError(ValueError):
     """
 
 
+class TimeUpError(RuntimeError):
+    """Training was asked to end before an epoch of it was done; its place is kept."""
+
+
 class TrainingError(InputError):
     """Training met a number that is not finite.
 

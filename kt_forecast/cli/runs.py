@@ -114,8 +114,14 @@ def compare(
     ] = [],
     set_: Sets = [],
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Trainings at once, each a process.")
+        int, typer.Option("--workers", min=1, help="Processes that train and score at once.")
     ] = 1,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            "--hours", min=0, help="Time that all may take: training ends early to be scored."
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Page to write; else compare.html in --runs.")
     ] = None,
@@ -130,14 +136,22 @@ def compare(
       kt-forecast compare demo demo-2 --html compare.html
       kt-forecast compare pipelines/ltsf_etth1.toml pipelines/ltsf_ridge.toml
       kt-forecast compare demo assist2009_gpt --system gpt,mamba,rmt --workers 2
-      kt-forecast compare assist2009_gpt --system all --set tracking.enabled=false
+      kt-forecast compare assist2009_gpt --system all --workers 8 --hours 0.5 --json board.json
+
+    Page and JSON are written after every run; the same command goes on with what is missing.
 
     \f
 
     Raises:
         Exit: with code 1, where a system is missing on the page.
     """
+    from kt_forecast.experiment.board import Board
     from kt_forecast.experiment.compare import compare as compared
+
+    page = html or runs / "compare.html"
+
+    def write(board: Board) -> None:
+        board.write(page, json)
 
     board = compared(
         what,
@@ -145,16 +159,18 @@ def compare(
         systems=[name.strip() for text in system for name in text.split(",") if name.strip()],
         sets=set_,
         workers=workers,
+        hours=hours,
         device=device,
         say=say,
+        watch=write,
     )
+    write(board)
     for title, header, rows in board.tables():
         print_table(title, header, rows)
     for line in board.notes():
         say(line)
-    say(f"page: {board.write(html or runs / 'compare.html').resolve().as_uri()}")
+    say(f"page: {page.resolve().as_uri()}")
     if json is not None:
-        json.write_text(board.to_json(), encoding="utf-8")
         say(f"wrote {json}")
     if board.failed:
         raise typer.Exit(1)

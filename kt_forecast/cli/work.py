@@ -290,7 +290,7 @@ def _recipe(
     from kt_forecast.catalogue import find
     from kt_forecast.nn.system import System
 
-    return chosen.with_system(system, trained=isinstance(find(system), System))
+    return chosen.with_system(system, trained=isinstance(find(system), System), say=say)
 
 
 def _number(text: str, where: str) -> int:

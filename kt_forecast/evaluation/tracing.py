@@ -206,8 +206,10 @@ def compare(
             f"the scores under {first.protocol!r} and {second.protocol!r} are of different"
             " interactions; accepted are two evaluations of the same ones"
         )
-    p_correct = second.answers.p_correct
-    return metrics.compare(first.answers, p_correct, resamples=resamples, seed=seed)
+    other = second.answers
+    if not np.array_equal(other.response, first.answers.response):
+        other = replace(first.answers, p_correct=other.p_correct)
+    return metrics.compare(first.answers, other, resamples=resamples, seed=seed)
 
 
 def coin_flip(sequences: StudentSequences, seed: int) -> StudentSequences:

@@ -13,10 +13,8 @@ from kt_forecast.errors import InputError
 from kt_forecast.experiment.board_rows import (
     HEADER,
     SIGNIFICANT,
-    Difference,
     Failure,
     Group,
-    Interval,
     Row,
 )
 from kt_forecast.experiment.standings import COLUMNS, Standing, standings, table_of
@@ -37,16 +35,17 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding
 color:#1b1f24;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}
 table{border-collapse:collapse;width:100%;font-size:.87rem;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.3rem .5rem;border-bottom:1px solid #e3e7eb;white-space:nowrap}
-tr.best td{font-weight:600}tr.unfair td{color:#7a1f17;background:#fdf1f0}
+th,td{text-align:left;padding:.25rem .45rem;border-bottom:1px solid #e3e7eb;white-space:nowrap}
+tr.best td,td.top{font-weight:600}td.why{white-space:normal}nav a{margin-right:1rem}
+figure>svg{display:block}tr.unfair td{color:#7a1f17;background:#fdf1f0}
 .mark{background:#b3261e;color:#fff;border-radius:.25rem;padding:0 .35rem;font-size:.8rem}
 figure{margin:1rem 0;overflow-x:auto}dl{color:#57606a;font-size:.9rem}dt{font-weight:600}
 svg text{font:12px system-ui,sans-serif;fill:#1b1f24}
 @media (prefers-color-scheme:dark){body{background:#14171a;color:#e6e9ec}
 svg text{fill:#e6e9ec}th,td{border-color:#30363d}tr.unfair td{background:#3a1b19;color:#ffb4ab}}
 """
-LEFT, WIDTH, LINE = 230, 560, 24
-"""Pixels of a plot: names, values, height of a row."""
+NAME, WIDTH, LINE = 7, 560, 20
+"""Pixels of a plot: a letter of a name, values, height of a row."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,10 @@ class Board:
             found.append((OVER_ALL, *table_of(self.groups, over_all)))
         for group in self.groups:
             header = ("system", group.metric.upper(), *HEADER[2:])
-            rows = [row.cells(is_best=row.system == group.best) for row in group.rows]
+            rows = [
+                row.cells(is_best=row.system == group.best, name=name)
+                for row, name in zip(group.rows, group.names(), strict=True)
+            ]
             found.append((group.title, header, rows))
         return found
 
@@ -83,6 +85,9 @@ class Board:
         yield from self.said
         for one in self.failed:
             yield f"{one.system} is missing, {one.under}: {one.why}"
+        yield from self._of_rows()
+
+    def _of_rows(self) -> Iterator[str]:
         for group in self.groups:
             for row in group.rows:
                 if row.marks:
@@ -90,6 +95,12 @@ class Board:
                         f"{row.system} is {' and '.join(row.marks)}: its rank among the others"
                         " means nothing"
                     )
+            early = [r.system for r in group.rows if r.early]
+            if early:
+                yield (
+                    f"{group.title}: ended early by time, the same command goes on with them:"
+                    f" {', '.join(early)}"
+                )
             level = [
                 r.system for r in group.rows if r.gap and not r.marks and r.gap.p > SIGNIFICANT
             ]
@@ -129,27 +140,36 @@ class Board:
         tables = self.tables()
         parts = [_over_all(*tables.pop(0), over_all)] if over_all else []
         parts += [
-            _section(group, header, rows)
-            for group, (_, header, rows) in zip(self.groups, tables, strict=True)
+            _section(number, group, header, rows)
+            for number, (group, (_, header, rows)) in enumerate(
+                zip(self.groups, tables, strict=True)
+            )
         ]
-        told = "".join(f"<li>{escape(note)}</li>" for note in self.notes())
+        if self.failed:
+            parts.append(_missing(self.failed))
+        links = [(f"set{i}", group.label or group.title) for i, group in enumerate(self.groups)]
+        links += [("missing", f"missing: {len(self.failed)}")] if self.failed else []
+        there = " ".join(f"<a href='#{to}'>{escape(name)}</a>" for to, name in links)
+        told = "".join(f"<li>{escape(note)}</li>" for note in (*self.said, *self._of_rows()))
         terms = MEANS | (COLUMNS if over_all else {})
         means = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in terms.items())
         return (
             "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
             "<meta name='viewport' content='width=device-width,initial-scale=1'>"
             f"<title>Systems compared</title><style>{STYLE}</style></head><body>"
-            f"<h1>Systems compared</h1>{f'<ul>{told}</ul>' if told else ''}{''.join(parts)}"
+            f"<h1>Systems compared</h1><nav>{there}</nav>{f'<ul>{told}</ul>' if told else ''}"
+            f"{''.join(parts)}"
             f"<dl>{means}</dl></body></html>"
         )
 
-    def write(self, path: Path) -> Path:
-        """Write the page, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(self.to_html(), encoding="utf-8")
-        part.replace(path)
-        return path
+    def write(self, page: Path, plain: Path | None = None) -> None:
+        """Write the page, and the JSON where a name is given, each whole or not at all."""
+        for path, text in ((page, self.to_html), (plain, self.to_json)):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = path.with_name(f".{path.name}.{os.getpid()}.part")
+                part.write_text(text(), encoding="utf-8")
+                part.replace(path)
 
 
 def joined(boards: Sequence[Board]) -> Board:
@@ -168,20 +188,7 @@ def joined(boards: Sequence[Board]) -> Board:
 
 
 def _stored_group(plain: dict[str, Any]) -> Group:
-    rows = []
-    for row in plain["rows"]:
-        score = {key: _number(value) for key, value in row["score"].items()}
-        gap = row["gap"]
-        if gap is not None:
-            gap = Difference(**{key: _number(value) for key, value in gap.items()})
-        plain_row = row | {"score": Interval(**score), "gap": gap, "marks": tuple(row["marks"])}
-        rows.append(Row(**plain_row | {"latency": _number(row["latency"])}))
-    return Group(**plain | {"rows": tuple(rows)})
-
-
-def _number(value: float | None) -> float:
-    """Return a number of a file, where one that is none was written as null."""
-    return math.nan if value is None else float(value)
+    return Group(**plain | {"rows": tuple(Row.read(row) for row in plain["rows"])})
 
 
 def _over_all(
@@ -191,7 +198,16 @@ def _over_all(
     lines = []
     for one, cells in zip(over_all, rows, strict=True):
         kind = "unfair" if one.marks else "best" if one is over_all[0] else ""
-        told = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        first = len(cells) - len(one.cells)
+        bold = {
+            first + i
+            for i, cell in enumerate(one.cells)
+            if cell is not None and (cell.rank == 1 or cell.is_level)
+        }
+        told = "".join(
+            f"<td class='top'>{escape(cell)}</td>" if i in bold else f"<td>{escape(cell)}</td>"
+            for i, cell in enumerate(cells)
+        )
         lines.append(f"<tr class='{kind}'>{told}</tr>")
     return (
         f"<h2>{escape(title)}</h2><figure><table><thead><tr>{head}</tr></thead>"
@@ -199,17 +215,32 @@ def _over_all(
     )
 
 
-def _section(group: Group, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _missing(failed: Sequence[Failure]) -> str:
+    """Return a table of what is not on the page."""
+    lines = "".join(
+        f"<tr><td>{escape(one.system)}</td><td>{escape(one.under)}</td>"
+        f"<td class='why'>{escape(one.why)}</td></tr>"
+        for one in failed
+    )
+    return (
+        "<h2 id='missing'>Missing</h2><figure><table><thead><tr><th>system</th><th>under</th>"
+        f"<th>why</th></tr></thead><tbody>{lines}</tbody></table></figure>"
+    )
+
+
+def _section(
+    number: int, group: Group, header: tuple[str, ...], rows: list[tuple[str, ...]]
+) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     lines = []
-    for row, cells in zip(group.rows, rows, strict=True):
+    for row, name, cells in zip(group.rows, group.names(), rows, strict=True):
         kind = "unfair" if row.marks else "best" if row.system == group.best else ""
         marks = "".join(f" <span class='mark'>{escape(m)}</span>" for m in row.marks)
-        first = f"<td>{escape(row.system)}{marks}</td>"
+        first = f"<td title='{escape(row.system)}'>{escape(name)}{marks}</td>"
         rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
         lines.append(f"<tr class='{kind}'>{first}{rest}</tr>")
     return (
-        f"<h2>{escape(group.title)}</h2><figure>{_plot(group)}</figure>"
+        f"<h2 id='set{number}'>{escape(group.title)}</h2><figure>{_plot(group)}</figure>"
         f"<figure><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         "</figure>"
     )
@@ -220,19 +251,18 @@ def _plot(group: Group) -> str:
     ends = [x for r in group.rows for x in (r.score.low, r.score.value, r.score.high)]
     known = [x for x in ends if not math.isnan(x)]
     low, high = min(known), max(known)
-    span = (high - low) or 1.0
+    span, names = (high - low) or 1.0, group.names()
+    left_of = NAME * max(map(len, names)) + 16
 
     def at(x: float) -> float:
-        return LEFT + 10 + (WIDTH - 20) * (x - low) / span
+        return left_of + 10 + (WIDTH - 20) * (x - low) / span
 
     drawn = []
-    for i, row in enumerate(group.rows):
+    for i, (row, name) in enumerate(zip(group.rows, names, strict=True)):
         y = LINE * i + LINE // 2
         left, right = at(row.score.low), at(row.score.high)
         colour = "#b3261e" if row.marks else "#1f6feb" if row.verdict else "#8b949e"
-        drawn.append(
-            f"<text x='{LEFT - 8}' y='{y + 4}' text-anchor='end'>{escape(row.system)}</text>"
-        )
+        drawn.append(f"<text x='{left_of - 8}' y='{y + 4}' text-anchor='end'>{escape(name)}</text>")
         if not math.isnan(row.score.low):
             drawn.append(
                 f"<line x1='{left:.1f}' x2='{right:.1f}' y1='{y}' y2='{y}'"
@@ -247,7 +277,8 @@ def _plot(group: Group) -> str:
     )
     said = f"{group.metric} of each system with its interval; {'less' if group.lower else 'more'}"
     return (
-        f"<svg width='{LEFT + WIDTH}' height='{height}' role='img' aria-label='{said} is better'>"
+        f"<svg width='{left_of + WIDTH}' height='{height}' role='img'"
+        f" aria-label='{said} is better'>"
         f"{''.join(drawn)}{axis}</svg><figcaption>{said} is better</figcaption>"
     )
 

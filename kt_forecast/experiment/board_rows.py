@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, Self
 
 SIGNIFICANT = 0.05
 
@@ -55,6 +56,7 @@ class Row:
         marks: why a comparison with it would be unfair.
         gap: to the best fair system; None for that one.
         label: its name over all data sets.
+        early: how far a training came that was ended by time; empty for all others.
     """
 
     system: str
@@ -69,17 +71,30 @@ class Row:
     marks: tuple[str, ...] = ()
     gap: Difference | None = None
     label: str = ""
+    early: str = ""
 
-    def cells(self, *, is_best: bool) -> tuple[str, ...]:
-        """Return what a table shows."""
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> Self:
+        """Return the row that was written as plain values; null stands for what is no number."""
+        score = {key: number(value) for key, value in plain["score"].items()}
+        gap = plain["gap"]
+        if gap is not None:
+            gap = Difference(**{key: number(value) for key, value in gap.items()})
+        told = {"score": Interval(**score), "gap": gap, "marks": tuple(plain["marks"])}
+        return cls(**plain | told | {"latency": number(plain["latency"])})
+
+    def cells(self, *, is_best: bool, name: str = "") -> tuple[str, ...]:
+        """Return what a table shows, under the run's name or another."""
         gap = self.gap
         return (
-            " ".join((self.system, *self.marks)),
+            " ".join((name or self.system, *self.marks)),
             with_interval(self.score),
             "best" if is_best else f"{with_interval(gap, signed=True)}" if gap else "-",
             "" if gap is None else p_value(gap.p),
             "-" if self.parameters is None else f"{self.parameters:,}",
-            "-" if self.seconds is None else f"{self.seconds:.1f} s",
+            "-"
+            if self.seconds is None
+            else f"{self.seconds:.1f} s{self.early and f', {self.early}'}",
             f"{self.latency:.2f} ms",
             self.memory or "-",
             self.causality,
@@ -107,6 +122,14 @@ class Group:
     rows: tuple[Row, ...]
     label: str = ""
 
+    def names(self) -> list[str]:
+        """Return what each row is called: its system, or its run where others are called so too."""
+        labels = [row.label for row in self.rows]
+        return [
+            row.label if row.label and labels.count(row.label) == 1 else row.system
+            for row in self.rows
+        ]
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -121,6 +144,11 @@ class Failure:
     system: str
     under: str
     why: str
+
+
+def number(value: float | None) -> float:
+    """Return a number of a file, where one that is none was written as null."""
+    return math.nan if value is None else float(value)
 
 
 def with_interval(score: Interval | Difference | None, *, signed: bool = False) -> str:

@@ -2,35 +2,50 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from kt_forecast.errors import InputError
-from kt_forecast.evaluation import compare as compare_answers
-from kt_forecast.evaluation.forecasting import compare as compare_windows
 from kt_forecast.experiment.board import Board, joined
 from kt_forecast.experiment.board_rows import Difference, Failure, Group
-from kt_forecast.experiment.entrants import Asked, gather
+from kt_forecast.experiment.entrants import Asked, Gathered, gather
 from kt_forecast.experiment.running import Say
-from kt_forecast.experiment.scoring import AUC, Bench, Place, Scored
+from kt_forecast.experiment.scoring import AUC, Bench, Entry, Place, Scored, kept
+from kt_forecast.experiment.training_processes import (
+    Clock,
+    Task,
+    heard,
+    in_turn,
+    make_each,
+    put_back,
+    set_aside,
+)
+from kt_forecast.experiment.which import run
+from kt_forecast.metrics import estimate
+
+Watch = Callable[[Board], None]
 
 
-def compare(
+def compare(  # noqa: PLR0913 - each is an option of the command
     names: Sequence[str],
     *,
     runs: Path,
     systems: Sequence[str] = (),
     sets: Sequence[str] = (),
     workers: int = 1,
+    hours: float | None = None,
     device: str = "auto",
     say: Say = print,
+    watch: Watch | None = None,
 ) -> Board:
-    """Score runs anew, each system of a data set on the same test rows.
+    """Score runs, each system of a data set on the same test rows.
 
-    With systems, or several workers, each training has a process of its own, and what fails is
-    said on the board; else the first failure ends it all.
+    With systems, several workers or hours, runs are made and scored in processes of their own, and
+    what fails is said on the board; else the first failure ends it all. There, SIGINT and SIGTERM
+    end it as the hours do: what trains ends with its best epoch so far, and is scored.
 
     Args:
         names: runs, or recipes; a recipe is trained where no run of the same settings is here. Or
@@ -38,15 +53,18 @@ def compare(
         runs: folder of the runs.
         systems: words of the catalogue, or ``all``: each is trained under every recipe.
         sets: keys of the recipes to replace, each as ``a.b=c``.
-        workers: trainings at once.
+        workers: processes at once.
+        hours: that all may take, scoring too; None for as many as it takes.
         device: a torch device, or ``auto``.
         say: told what happens.
+        watch: shown the board whenever it has grown.
 
     Raises:
         InputError: there is no such run, recipe or system; a table is not the one that a run was
             made of; or nothing is left to compare.
         RuntimeError: a model cannot be scored, and nothing else is to go on.
     """
+    clock = Clock(None if hours is None else 3600 * hours)
     stored = [name for name in names if name.endswith(".json")]
     if stored:
         if len(stored) < len(names) or systems or sets:
@@ -54,34 +72,95 @@ def compare(
                 f"{stored[0]} is a finished board; accepted beside it are other boards only"
             )
         return joined([Board.read(Path(name)) for name in stored])
-    asked = Asked(names, systems, sets, workers)
-    told = gather(asked, runs=runs, device=device, say=say)
-    bench = Bench(runs, device, say)
-    places: dict[tuple[str, ...], Place] = {}
-    groups: dict[tuple[str, ...], list[Scored]] = {}
-    for found in told.runs:
-        try:
-            place, entries = bench.score(found)
-        except (InputError, RuntimeError) as error:
-            if not asked.goes_on:
-                raise
-            told.failed.append(Failure(found.record.system.name, found.name, _sentence(error)))
-            continue
-        places[place.key] = place
-        known = {one.row.system for one in groups.setdefault(place.key, [])}
-        groups[place.key] += [one for one in entries if one.row.system not in known]
-    if not groups:
+    asked = Asked(names, systems, sets, workers, hours)
+    told = gather(asked, runs=runs)
+    found: dict[int, Scored] = {}
+    if asked.goes_on:
+        with heard(clock, say):
+            for _ in _in_processes(told, found, asked, runs, device, clock, say):
+                if watch is not None and found:
+                    watch(_board(told, found, unfinished=True))
+    else:
+        bench = Bench(runs, device, say)
+        for number, one in enumerate(told.entrants):
+            made = one.run
+            if one.recipe is not None:
+                made = run(one.recipe, runs=runs, device=device, say=say, station=bench.station)
+            if made is not None:
+                found[number] = bench.score(made)
+    if not found:
         why = "; ".join(f"{one.system}: {one.why}" for one in told.failed)
         raise InputError(f"nothing is left to compare ({why})")
+    return _board(told, found)
+
+
+def _in_processes(
+    told: Gathered,
+    found: dict[int, Scored],
+    asked: Asked,
+    runs: Path,
+    device: str,
+    clock: Clock,
+    say: Say,
+) -> Iterator[None]:
+    """Fill in what is scored and what failed, and yield whenever either has grown."""
+    tasks = _tasks(told, found, runs)
+    at_once = min(asked.workers, sum(one.recipe is not None for one in tasks))
+    if at_once > 1:
+        told.notes.append(
+            f"{at_once} trainings ran at once: seconds and milliseconds are those of a busy machine"
+        )
+    if not tasks:
+        return
+    ended = make_each(
+        in_turn(tasks), workers=asked.workers, runs=runs, device=device, clock=clock, say=say
+    )
+    for done, end in enumerate(ended, start=1):
+        number, title = end.task.number, end.task.title
+        if end.scored is not None:
+            found[number] = end.scored
+        elif end.task.run is not None:
+            put_back(set_aside(runs) / end.task.run.name, runs)
+        if end.scored is None and number not in found:
+            told.failed.append(Failure(told.entrants[number].system, title, end.why))
+        did = "scored" if end.task.recipe is None else "trained and scored"
+        how = end.why or f"{did} in {end.seconds:.0f} s"
+        say(f"{title}: {how} ({done} of {len(tasks)})")
+        yield
+
+
+def _tasks(told: Gathered, found: dict[int, Scored], runs: Path) -> list[Task]:
+    """Return what is to be done, and fill in what was found before."""
+    tasks = []
+    for number, one in enumerate(told.entrants):
+        folder = None if one.run is None else one.run.folder
+        if one.run is not None:
+            if (before := kept(one.run, runs)) is not None:
+                found[number] = before
+            else:
+                tasks.append(Task(number, one.title, one.kin, run=folder))
+        if one.recipe is not None:
+            tasks.append(Task(number, one.title, one.kin, one.recipe, folder))
+    return tasks
+
+
+def _board(told: Gathered, found: dict[int, Scored], *, unfinished: bool = False) -> Board:
+    """Return what was scored so far, in the order in which it was asked for."""
+    places: dict[tuple[str, ...], Place] = {}
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for number in sorted(found):
+        one = found[number]
+        places.setdefault(one.place.key, one.place)
+        known = {entry.row.system for entry in groups.setdefault(one.place.key, [])}
+        groups[one.place.key] += [entry for entry in one.entries if entry.row.system not in known]
     made = tuple(_group(places[key], _labelled(entries)) for key, entries in groups.items())
-    return Board(made, tuple(told.failed), tuple(told.notes))
+    notes = list(told.notes)
+    if unfinished:
+        notes.insert(0, f"unfinished: {len(found)} of {len(told.entrants)} runs are here")
+    return Board(made, tuple(told.failed), tuple(notes))
 
 
-def _sentence(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _labelled(entries: list[Scored]) -> list[Scored]:
+def _labelled(entries: list[Entry]) -> list[Entry]:
     """Name each for the standings: its system, or its run where settings of one system differ.
 
     A baseline of a system that has a run here is left out, as it is beside that run.
@@ -103,23 +182,24 @@ def _labelled(entries: list[Scored]) -> list[Scored]:
     ]
 
 
-def _group(place: Place, entries: list[Scored]) -> Group:
+def _group(place: Place, entries: list[Entry]) -> Group:
     """Rank what was scored on the same rows, and hold each against the best that is fair."""
     sign = -1.0 if place.metric == AUC else 1.0
     ranked = sorted(entries, key=lambda one: (math.isnan(v := one.row.score.value), sign * v))
     fair = [one for one in ranked if not one.row.marks] or ranked
     best = fair[0]
-    against: Callable[..., Any] = compare_answers if place.metric == AUC else compare_windows
-    rows = []
-    for one in ranked:
-        gap = None
-        if one is not best:
-            found = against(one.scores, best.scores, **one.settings)[place.metric]
-            gap = _difference(found.value, found.low, found.high)
-        rows.append(replace(one.row, gap=gap))
+    rows = [replace(one.row, gap=None if one is best else _gap(one, best)) for one in ranked]
     return Group(
         place.title, place.metric, place.metric != AUC, best.row.system, tuple(rows), place.label
     )
+
+
+def _gap(one: Entry, best: Entry) -> Difference:
+    """Return the difference on the same draws; where one has more of them, on those of both."""
+    both = min(len(one.draws), len(best.draws))
+    sample = np.subtract(one.draws[:both], best.draws[:both], dtype=np.float64)
+    found = estimate(one.row.score.value - best.row.score.value, sample)
+    return _difference(found.value, found.low, found.high)
 
 
 def _difference(value: float, low: float, high: float) -> Difference:

@@ -11,13 +11,14 @@ from kt_forecast.experiment import flow, forecasting
 from kt_forecast.experiment.board_rows import Failure
 from kt_forecast.experiment.recipe import Recipe
 from kt_forecast.experiment.recipe_base import read_toml, shipped
-from kt_forecast.experiment.recipe_forecast import CONTEXT, HORIZON, ForecastRecipe
-from kt_forecast.experiment.running import Say
+from kt_forecast.experiment.recipe_forecast import ForecastRecipe
+from kt_forecast.experiment.running import Say, is_early
 from kt_forecast.experiment.stored import RECIPE, RUNS, ForecastRun, Run, find
 from kt_forecast.experiment.systems import ALL, systems_of
-from kt_forecast.experiment.training_processes import train_each
-from kt_forecast.experiment.which import AnyRecipe, read_recipe, run
+from kt_forecast.experiment.training_processes import put_back, set_aside
+from kt_forecast.experiment.which import AnyRecipe, read_recipe
 from kt_forecast.nn.system import System
+from kt_forecast.training import TrainingConfig
 
 AnyRun = Run | ForecastRun
 
@@ -31,18 +32,49 @@ class Asked:
         systems: words of the catalogue, each trained under every recipe; none leaves the recipes'
             own.
         sets: keys of the recipes to replace, each as ``a.b=c``.
-        workers: trainings at once.
+        workers: processes at once.
+        hours: that all may take.
     """
 
     names: Sequence[str]
     systems: Sequence[str] = ()
     sets: Sequence[str] = ()
     workers: int = 1
+    hours: float | None = None
 
     @property
     def goes_on(self) -> bool:
         """Whether the others are compared where one cannot be trained."""
-        return bool(self.systems) or self.workers > 1
+        return bool(self.systems) or self.workers > 1 or self.hours is not None
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One run to compare.
+
+    Attributes:
+        kin: which of the names it is of; equal for what shares table and baselines.
+        run: that is here; None where it is to be made.
+        recipe: to train; None where the run is complete.
+    """
+
+    kin: int
+    run: AnyRun | None = None
+    recipe: AnyRecipe | None = None
+
+    @property
+    def title(self) -> str:
+        """Return the name of the run."""
+        if self.recipe is not None:
+            return self.recipe.title()
+        return self.run.name if self.run is not None else ""
+
+    @property
+    def system(self) -> str:
+        """Return the name of the system."""
+        if self.recipe is not None:
+            return self.recipe.model.system
+        return self.run.record.system.name if self.run is not None else ""
 
 
 @dataclass
@@ -50,46 +82,54 @@ class Gathered:
     """What there is to compare.
 
     Attributes:
-        runs: in the order in which they were asked for.
-        failed: what could not be trained.
+        entrants: in the order in which they were asked for.
+        failed: what cannot be trained.
         notes: what a reader must know, one sentence each.
     """
 
-    runs: list[AnyRun] = field(default_factory=list)
+    entrants: list[Entrant] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def gather(asked: Asked, *, runs: Path, device: str, say: Say) -> Gathered:
-    """Return the runs that are asked for, trained where they are not here, and what failed.
+def gather(asked: Asked, *, runs: Path) -> Gathered:
+    """Return what is asked for, checked: runs that are here, and recipes of those that are not.
 
     Args:
         asked: what is to be compared.
         runs: folder of the runs.
-        device: a torch device, or ``auto``.
-        say: told what happens.
 
     Raises:
         InputError: there is no such run, recipe or system; or a recipe cannot be trained and
             nothing else is to go on.
     """
+    for away in set_aside(runs).glob("*"):
+        put_back(away, runs)
     told = Gathered()
-    found: list[AnyRun | AnyRecipe] = []
-    for name in asked.names:
-        found += _of_name(name, asked, runs, told)
-    missing = [one for one in found if not isinstance(one, AnyRun)]
-    made: dict[int, AnyRun | None] = {}
-    if asked.goes_on and missing:
-        made |= _in_processes(missing, asked.workers, runs, device, say, told.failed)
-    else:
-        made |= {id(one): run(one, runs=runs, device=device, say=say) for one in missing}
-    here = [one if isinstance(one, AnyRun) else made.get(id(one)) for one in found]
-    told.runs += [one for one in here if one is not None]
+    for kin, name in enumerate(asked.names):
+        for one in _of_name(name, asked, runs, told):
+            if isinstance(one, AnyRun):
+                told.entrants.append(Entrant(kin, run=one))
+                continue
+            here = _of_same_settings(one, runs)
+            early = here is not None and _is_early(here)
+            told.entrants.append(
+                Entrant(kin, run=here, recipe=one if here is None or early else None)
+            )
     return told
 
 
+def _is_early(found: AnyRun) -> bool:
+    """Return whether a run's training was ended by time."""
+    record = found.record
+    loop = record.settings.get("training") or {}
+    if not record.curve or "epochs" not in loop:
+        return False
+    return is_early(TrainingConfig.parse(loop, found.name), len(record.curve), record.best_epoch)
+
+
 def _of_name(name: str, asked: Asked, runs: Path, told: Gathered) -> Iterator[AnyRun | AnyRecipe]:
-    """Yield the run of that name, or those of a recipe, as recipes where they are not here.
+    """Yield the run of that name, or the recipes of it.
 
     Raises:
         InputError: there is neither a run nor a recipe of that name.
@@ -112,7 +152,7 @@ def _of_name(name: str, asked: Asked, runs: Path, told: Gathered) -> Iterator[An
         )
     for system in systems:
         try:
-            parts = _parts(_for_system(recipe, system, asked.sets))
+            parts = _parts(_for_system(recipe, system, asked.sets, told.notes.append))
             for one in parts:
                 _planned(one)
         except InputError as error:
@@ -120,8 +160,7 @@ def _of_name(name: str, asked: Asked, runs: Path, told: Gathered) -> Iterator[An
                 raise
             told.failed.append(Failure(system or own, recipe.title(), str(error)))
             continue
-        for one in parts:
-            yield _of_same_settings(one, runs) or one
+        yield from parts
 
 
 def _recipe(name: str, said: str) -> AnyRecipe:
@@ -157,11 +196,11 @@ def _systems(recipe: AnyRecipe, asked: Asked, failed: list[Failure]) -> list[str
         try:
             found += systems_of(recipe, [system])
         except InputError as error:
-            failed.append(Failure(system, recipe.title(), str(error)))
+            failed.append(Failure(system, recipe.title(), str(error).partition("; accepted")[0]))
     return found
 
 
-def _for_system(recipe: AnyRecipe, system: str, sets: Sequence[str]) -> AnyRecipe:
+def _for_system(recipe: AnyRecipe, system: str, sets: Sequence[str], say: Say) -> AnyRecipe:
     """Return the recipe for a system, with the keys replaced that it shall have.
 
     Raises:
@@ -172,7 +211,7 @@ def _for_system(recipe: AnyRecipe, system: str, sets: Sequence[str]) -> AnyRecip
     own = [text for text in sets if text.split(".")[0].split("=")[0].strip() in recipe.OF_SYSTEM]
     changed = recipe.with_sets([text for text in sets if text not in own])
     trained = isinstance(word(system), System)
-    found = changed.with_system(system, trained=trained).with_sets(own)
+    found = changed.with_system(system, trained=trained, say=say).with_sets(own)
     if found.model.system != system:
         raise InputError(
             f"--set model.system={found.model.system}: --system names {system}; accepted is one of"
@@ -183,10 +222,8 @@ def _for_system(recipe: AnyRecipe, system: str, sets: Sequence[str]) -> AnyRecip
 
 def _says_more(recipe: AnyRecipe) -> bool:
     """Return whether a recipe holds settings for its own system."""
-    if isinstance(recipe, Recipe):
-        return bool(recipe.model.settings or recipe.tracing)
-    task = set(recipe.forecasting) - {HORIZON, CONTEXT}
-    return bool(recipe.model.settings or recipe.members or task)
+    more = recipe.tracing if isinstance(recipe, Recipe) else recipe.members
+    return bool(recipe.model.settings or more)
 
 
 def _parts(recipe: AnyRecipe) -> tuple[AnyRecipe, ...]:
@@ -215,29 +252,6 @@ def _planned(recipe: AnyRecipe) -> None:
         flow.plans(recipe)
     else:
         forecasting.plans(recipe)
-
-
-def _in_processes(
-    recipes: Sequence[AnyRecipe],
-    workers: int,
-    runs: Path,
-    device: str,
-    say: Say,
-    failed: list[Failure],
-) -> dict[int, AnyRun]:
-    """Train each in a process of its own, and return their runs by the recipe's identity."""
-    made: dict[int, AnyRun] = {}
-    ended = train_each(recipes, workers=workers, runs=runs, device=device, say=say)
-    for done, one in enumerate(ended, start=1):
-        recipe = recipes[one.number]
-        title, of_all = recipe.title(), f"{done} of {len(recipes)}"
-        if one.folder is None:
-            failed.append(Failure(recipe.model.system, title, one.why))
-            say(f"{title}: failed, {one.why} ({of_all})")
-        else:
-            made[id(recipe)] = find(str(one.folder), runs)
-            say(f"{title}: trained in {one.seconds:.0f} s ({of_all})")
-    return made
 
 
 def _of_same_settings(recipe: AnyRecipe, runs: Path) -> AnyRun | None:

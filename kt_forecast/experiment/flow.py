@@ -21,6 +21,7 @@ from kt_forecast.experiment.running import (
     at_work,
     command,
     hashed,
+    is_early,
     keep,
     now,
     refuse_trained,
@@ -28,6 +29,7 @@ from kt_forecast.experiment.running import (
     told,
     track,
 )
+from kt_forecast.experiment.station import Left, Station
 from kt_forecast.experiment.stored import RUNS, Run
 from kt_forecast.nn.system import unknown
 from kt_forecast.report import Protocol, RunRecord
@@ -56,7 +58,14 @@ class Rows:
     key: str
 
 
-def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = print) -> Run | None:
+def run_one(
+    recipe: Recipe,
+    *,
+    runs: Path,
+    device: str = "auto",
+    say: Say = print,
+    station: Station | None = None,
+) -> Run | None:
     """Do what a recipe describes, for one split.
 
     Args:
@@ -64,23 +73,31 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
         runs: folder of the runs, of MLflow's database and of the cache.
         device: a torch device, or ``auto``.
         say: told what happens, one sentence at a time.
+        station: what other runs of this process have made, and when to end.
 
     Returns:
         The run; None in a process of several that is not the first.
 
     Raises:
         InputError: a setting or the table cannot be used; nothing was written.
+        TimeUpError: the station asked for the end before the first epoch was done.
         TrainingError: a number in training is not finite.
     """
     chosen, beside = plans(recipe)
+    station = station or Station()
     with workers(device) as group:
         if group.world > 1:
             refuse_trained([one.name for one in beside if one.training is not None])
         first = group.rank == 0
         say = say if first else silent
-        interactions = tables.load(recipe.data)
+        plain = recipe.data.model_dump(mode="json")
+        interactions = station.once(["table", plain], lambda: tables.load(recipe.data))
         _describe(interactions, say)
-        rows = prepare(recipe, interactions)
+        coin = recipe.seed if recipe.coin_flip else None
+        rows = station.once(
+            ["divided", plain, recipe.seeded_split().model_dump(mode="json"), coin],
+            lambda: prepare(recipe, interactions),
+        )
         data = {
             "name": interactions.name,
             "data_hash": interactions.data_hash,
@@ -102,15 +119,18 @@ def run_one(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = prin
                 rows.parts[Role.TRAIN],
                 rows.parts[Role.VALID],
                 rows.vocabulary,
-                checkpoint=place.checkpoint,
+                checkpoint=replace(place.checkpoint, ends=station.ends),
                 callbacks=place.callbacks(_said(say, chosen)) if first else (),
                 device=str(group.device),
             )
             if not first:
                 return None
+            station.note_trained()
+            place.device = fitted.device
+            place.unfinished = is_early(fitted.plan.training, len(fitted.epochs), fitted.best_epoch)
             if place.tracker is not None:
                 place.tracker.curves(fitted.epochs)
-            done = _finish(recipe, fitted, beside, rows, place, runs, say)
+            done = _finish(recipe, fitted, beside, rows, place, station, say)
             if place.tracker is not None:
                 track(place.tracker, done)
         return done
@@ -164,21 +184,46 @@ def score(
     beside: Mapping[str, Fitted],
     rows: Rows,
     protocols: tuple[str, ...],
+    station: Station | None = None,
 ) -> tuple[list[Protocol], dict[str, Scores]]:
     """Read the test rows and return what every protocol found, and the first one's scores."""
     found: list[Protocol] = []
     first: dict[str, Scores] = {}
+    station = station or Station()
     settings = {"resamples": recipe.evaluation.bootstraps, "seed": recipe.seed}
     for protocol in protocols:
-        test = rows.parts[Role.TEST]
-        scores = {
-            name: evaluate(one, test, protocol, **settings)
-            for name, one in {fitted.plan.name: fitted, **beside}.items()
+        mine = evaluate(fitted, rows.parts[Role.TEST], protocol, **settings)
+        others = {
+            name: score_beside(recipe, one, rows, protocol, station) for name, one in beside.items()
         }
-        others = {name: scores[name] for name in beside}
-        found.append(facts.protocol(scores[fitted.plan.name], others, **settings))
-        first = first or scores
+        found.append(facts.protocol(mine, others, **settings))
+        first = first or {fitted.plan.name: mine, **others}
     return found, first
+
+
+def score_beside(
+    recipe: Recipe, one: Fitted, rows: Rows, protocol: str, station: Station
+) -> Scores:
+    """Return the scores of a baseline, which are the same for all runs on the same rows."""
+    settings = {"resamples": recipe.evaluation.bootstraps, "seed": recipe.seed}
+    return station.once(
+        ["scores", rows.key, protocol, settings, one.plan.plain()],
+        lambda: evaluate(one, rows.parts[Role.TEST], protocol, **settings),
+    )
+
+
+def fit_beside_once(
+    recipe: Recipe, beside: list[Plan], rows: Rows, place: Place, station: Station, say: Say
+) -> dict[str, Fitted]:
+    """Return the baselines, from memory where this process has fitted them on the same rows."""
+
+    def fitted(one: Plan) -> Fitted:
+        return fit_all_beside(recipe, [one], rows, place.runs, place.device, say)[one.name]
+
+    return {
+        one.name: station.once(["beside", rows.key, one.plain()], partial(fitted, one))
+        for one in beside
+    }
 
 
 def fit_all_beside(
@@ -256,7 +301,7 @@ def _finish(
     beside: list[Plan],
     rows: Rows,
     place: Place,
-    runs: Path,
+    station: Station,
     say: Say,
 ) -> Run:
     """Audit, read the test rows once, and write the run's folder, whole or not at all.
@@ -266,9 +311,9 @@ def _finish(
     """
     report = audited(recipe, fitted, rows)
     say(f"audit: {report.summary()}")
-    others = fit_all_beside(recipe, beside, rows, runs, fitted.device, say)
+    others = fit_beside_once(recipe, beside, rows, place, station, say)
     say("reading the test rows, once")
-    protocols, first = score(recipe, fitted, others, rows, recipe.evaluation.protocols)
+    protocols, first = score(recipe, fitted, others, rows, recipe.evaluation.protocols, station)
     fitted.facts |= {
         "data_hash": rows.interactions.data_hash,
         "split_hash": rows.roles.role_hash,
@@ -293,7 +338,7 @@ def _finish(
         mastery=facts.mastery(fitted, rows.interactions, rows.roles.visible(Role.TEST)),
         environment=facts.environment(fitted.device),
         code_version=facts.code(),
-        command=command(runs / RUNS / place.name),
+        command=command(place.runs / RUNS / place.name),
         citations=facts.works(fitted, others),
     )
     folder, record = keep(
@@ -302,9 +347,10 @@ def _finish(
         split=rows.roles,
         fitted=fitted,
         audit=report,
-        run_id=place.run_id,
-        runs=runs,
+        place=place,
+        page=station.pages,
     )
+    station.left = Left(folder, fitted, rows, first)
     return Run(folder, record)
 
 

@@ -11,13 +11,21 @@ from kt_forecast.experiment import facts, tables
 from kt_forecast.experiment.flow import plans, run_one
 from kt_forecast.experiment.recipe import Recipe
 from kt_forecast.experiment.running import Say, whole, write_record
+from kt_forecast.experiment.station import Station
 from kt_forecast.experiment.stored import RECIPE, RECORD, RUNS, Run, find, home
 from kt_forecast.schema import FOLD, TEST_FOLD
 
 FOLDS = "folds.json"
 
 
-def run(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = print) -> Run | None:
+def run(
+    recipe: Recipe,
+    *,
+    runs: Path,
+    device: str = "auto",
+    say: Say = print,
+    station: Station | None = None,
+) -> Run | None:
     """Do what a recipe describes, for its one fold or for all.
 
     Args:
@@ -25,6 +33,7 @@ def run(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = print) -
         runs: folder of the runs, of MLflow's database and of the cache.
         device: a torch device, or ``auto``.
         say: told what happens, one sentence at a time.
+        station: what other runs of this process have made, and when to end.
 
     Returns:
         The run, or the summary of the folds' runs; None in a process of several that is not the
@@ -34,7 +43,7 @@ def run(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = print) -
         InputError: a setting or the table cannot be used; nothing was written.
     """
     if recipe.folds == "one":
-        return run_one(recipe, runs=runs, device=device, say=say)
+        return run_one(recipe, runs=runs, device=device, say=say, station=station)
     plans(recipe)
     if not isinstance(recipe.split, ByFolds):
         raise InputError(
@@ -52,7 +61,7 @@ def run(recipe: Recipe, *, runs: Path, device: str = "auto", say: Say = print) -
         if one is not None:
             say("finished before the interruption: taken as it is")
         else:
-            one = run_one(of_fold, runs=runs, device=device, say=say)
+            one = run_one(of_fold, runs=runs, device=device, say=say, station=station)
         if one is not None:
             done.append(one)
     return _summary(folder, done) if done else None

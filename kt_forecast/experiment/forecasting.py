@@ -30,6 +30,7 @@ from kt_forecast.experiment.running import (
     at_work,
     command,
     hashed,
+    is_early,
     keep,
     now,
     refuse_trained,
@@ -38,6 +39,7 @@ from kt_forecast.experiment.running import (
     track,
 )
 from kt_forecast.experiment.series import divided, load, settled
+from kt_forecast.experiment.station import Left, Station
 from kt_forecast.experiment.stored import RUNS, ForecastRun
 from kt_forecast.forecaster import Fitted, Plan, fit_plan, plan
 from kt_forecast.report import ForecastProtocol, ForecastRecord
@@ -75,7 +77,12 @@ class SeriesRows:
 
 
 def run_one(
-    recipe: ForecastRecipe, *, runs: Path, device: str = "auto", say: Say = print
+    recipe: ForecastRecipe,
+    *,
+    runs: Path,
+    device: str = "auto",
+    say: Say = print,
+    station: Station | None = None,
 ) -> ForecastRun | None:
     """Do what a recipe describes, for one horizon and one seed.
 
@@ -84,23 +91,31 @@ def run_one(
         runs: folder of the runs, of MLflow's database and of the cache.
         device: a torch device, or ``auto``.
         say: told what happens, one sentence at a time.
+        station: what other runs of this process have made, and when to end.
 
     Returns:
         The run; None in a process of several that is not the first.
 
     Raises:
         InputError: a setting or the table cannot be used; nothing was written.
+        TimeUpError: the station asked for the end before the first epoch was done.
         TrainingError: a number in training is not finite.
     """
     chosen, beside = plans(recipe)
+    station = station or Station()
     with workers(device) as group:
         if group.world > 1:
             refuse_trained([one.name for one in beside if one.training is not None])
         first = group.rank == 0
         say = say if first else silent
-        table = load(recipe.data)
+        plain = recipe.data.model_dump(mode="json")
+        table = station.once(["table", plain], lambda: load(recipe.data))
         _describe(table, say)
-        rows = prepare(recipe, table, chosen.horizon)
+        asked = recipe.split.model_dump(mode="json") if recipe.split is not None else None
+        rows = station.once(
+            ["divided", plain, asked, list(recipe.evaluation.levels), chosen.horizon],
+            lambda: prepare(recipe, table, chosen.horizon),
+        )
         data = {
             "name": table.name,
             "data_hash": table.data_hash,
@@ -122,15 +137,18 @@ def run_one(
                 table,
                 rows.split,
                 levels=recipe.evaluation.levels,
-                checkpoint=place.checkpoint,
+                checkpoint=replace(place.checkpoint, ends=station.ends),
                 callbacks=place.callbacks(_said(say, chosen)) if first else (),
                 device=str(group.device),
             )
             if not first:
                 return None
+            station.note_trained()
+            place.device = fitted.device
+            place.unfinished = is_early(fitted.plan.training, len(fitted.epochs), fitted.best_epoch)
             if place.tracker is not None:
                 place.tracker.curves(fitted.epochs)
-            done = _finish(recipe, fitted, beside, rows, place, runs, say)
+            done = _finish(recipe, fitted, beside, rows, place, station, say)
             if place.tracker is not None:
                 track(place.tracker, done)
         return done
@@ -192,20 +210,18 @@ def score(
     beside: Mapping[str, Fitted],
     rows: SeriesRows,
     protocols: tuple[str, ...],
+    station: Station | None = None,
 ) -> tuple[list[ForecastProtocol], ForecastScores]:
     """Read the test rows; return what every protocol found, and the first one's scores."""
     found: list[ForecastProtocol] = []
     first: ForecastScores | None = None
+    station = station or Station()
     refuse_unstreamed_plan(fitted.plan, protocols)
     for protocol in protocols:
-        rules = ForecastRules(
-            protocol=cast("Protocol", protocol),
-            resamples=recipe.evaluation.bootstraps,
-            seed=recipe.seed,
-            device=fitted.device,
-        )
-        mine = scored(fitted, rows, rules)
-        others = {name: scored(one, rows, rules) for name, one in beside.items()}
+        mine = scored(fitted, rows, rules_of(recipe, protocol, fitted.device))
+        others = {
+            name: score_beside(recipe, one, rows, protocol, station) for name, one in beside.items()
+        }
         found.append(
             forecast_facts.protocol(
                 fitted.plan.name,
@@ -218,6 +234,46 @@ def score(
         first = first or mine
     assert first is not None  # noqa: S101 - a recipe has a protocol
     return found, first
+
+
+def rules_of(recipe: ForecastRecipe, protocol: str, device: str) -> ForecastRules:
+    """Return how windows are scored."""
+    return ForecastRules(
+        protocol=cast("Protocol", protocol),
+        resamples=recipe.evaluation.bootstraps,
+        seed=recipe.seed,
+        device=device,
+    )
+
+
+def score_beside(
+    recipe: ForecastRecipe, one: Fitted, rows: SeriesRows, protocol: str, station: Station
+) -> ForecastScores:
+    """Return the scores of a baseline, which are the same for all runs on the same rows."""
+    settings = [recipe.evaluation.bootstraps, recipe.seed]
+    return station.once(
+        ["scores", rows.key, protocol, settings, one.plan.plain()],
+        lambda: scored(one, rows, rules_of(recipe, protocol, one.device)),
+    )
+
+
+def fit_beside_once(
+    recipe: ForecastRecipe,
+    beside: list[Plan],
+    rows: SeriesRows,
+    place: Place,
+    station: Station,
+    say: Say,
+) -> dict[str, Fitted]:
+    """Return the baselines, from memory where this process has fitted them on the same rows."""
+
+    def fitted(one: Plan) -> Fitted:
+        return fit_all_beside(recipe, [one], rows, place.runs, place.device, say)[one.name]
+
+    return {
+        one.name: station.once(["beside", rows.key, one.plain()], partial(fitted, one))
+        for one in beside
+    }
 
 
 def fit_all_beside(
@@ -332,7 +388,7 @@ def _finish(
     beside: list[Plan],
     rows: SeriesRows,
     place: Place,
-    runs: Path,
+    station: Station,
     say: Say,
 ) -> ForecastRun:
     """Audit, read the test rows once, and write the run's folder, whole or not at all.
@@ -342,9 +398,9 @@ def _finish(
     """
     report = audited(recipe, fitted, rows)
     say(f"audit: {report.summary()}")
-    others = fit_all_beside(recipe, beside, rows, runs, fitted.device, say)
+    others = fit_beside_once(recipe, beside, rows, place, station, say)
     say("reading the test rows, once")
-    protocols, first = score(recipe, fitted, others, rows, recipe.evaluation.protocols)
+    protocols, first = score(recipe, fitted, others, rows, recipe.evaluation.protocols, station)
     fitted.facts |= {
         "data_hash": rows.table.data_hash,
         "split_hash": rows.split.split_hash,
@@ -367,13 +423,20 @@ def _finish(
         best_epoch=fitted.best_epoch,
         environment=facts.environment(fitted.device),
         code_version=facts.code(),
-        command=command(runs / RUNS / place.name),
+        command=command(place.runs / RUNS / place.name),
         citations=forecast_facts.works(fitted, others),
     )
     kept = recipe.changed({"split": rows.split.settings.model_dump(mode="json")}, "split")
     folder, record = keep(
-        kept, record, split=rows.split, fitted=fitted, audit=report, run_id=place.run_id, runs=runs
+        kept,
+        record,
+        split=rows.split,
+        fitted=fitted,
+        audit=report,
+        place=place,
+        page=station.pages,
     )
+    station.left = Left(folder, fitted, rows, {fitted.plan.name: first})
     return ForecastRun(folder, record)
 
 

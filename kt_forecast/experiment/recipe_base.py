@@ -1,6 +1,7 @@
 """What the recipes of both tasks share: TOML that a user copies and edits, read and written."""
 
 import tomllib
+from collections.abc import Callable
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -126,13 +127,17 @@ class BaseRecipe(Config):
         stem = Path(found.data.source).name.split(".")[0]
         return found.changed({"name": _fit_for_a_name(f"{self.name}-{stem}")}, where)
 
-    def with_system(self, system: str, *, trained: bool) -> Self:
+    def with_system(
+        self, system: str, *, trained: bool, say: Callable[[str], None] | None = None
+    ) -> Self:
         """Return the recipe for another system, without the settings that were the first one's.
 
         Args:
             system: its name; the recipe's own changes nothing.
             trained: whether it has epochs, and so takes the settings of the loop.
+            say: told what of the task the other system cannot take over.
         """
+        del say
         if system == self.model.system:
             return self
         plain = _without_none(self.model_dump(mode="json", exclude_unset=True))

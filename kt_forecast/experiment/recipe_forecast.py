@@ -1,5 +1,6 @@
 """A recipe of forecasting: one table of series, one or several horizons and seeds."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -144,15 +145,23 @@ class ForecastRecipe(BaseRecipe):
                 found.append(self.changed(changes, "horizons and seeds"))
         return tuple(found)
 
-    def with_system(self, system: str, *, trained: bool) -> Self:
+    def with_system(
+        self, system: str, *, trained: bool, say: Callable[[str], None] | None = None
+    ) -> Self:
         """Return the recipe for another system, which keeps what the task asks for.
 
         Args:
             system: its name; the recipe's own changes nothing.
             trained: whether it has epochs, and so takes the settings of the loop.
+            say: told what of the task the other system cannot take over.
         """
         found = super().with_system(system, trained=trained)
         if found is self:
             return self
-        kept = {k: v for k, v in self.forecasting.items() if k in {HORIZON, CONTEXT}}
+        from kt_forecast.forecaster.systems import taken_over
+
+        kept, left = taken_over(system, self.forecasting)
+        left += ["members"] if self.members else []
+        if left and say is not None:
+            say(f"{found.title()}: {', '.join(left)} of the recipe are not for {system}")
         return found.changed({"forecasting": kept}, "--system")

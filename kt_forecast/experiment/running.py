@@ -45,7 +45,7 @@ from kt_forecast.report import (
     render,
 )
 from kt_forecast.tracking import Tracker
-from kt_forecast.training import Checkpoint, Epoch
+from kt_forecast.training import Checkpoint, Epoch, TrainingConfig
 
 Say = Callable[[str], None]
 R = TypeVar("R", RunRecord, ForecastRecord)
@@ -80,7 +80,7 @@ def going_on(checkpoint: Checkpoint, say: Say) -> None:
         say("an interrupted run of the same recipe is here: going on where it stopped")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
     """Where a training keeps its place and writes its curve.
 
@@ -88,11 +88,17 @@ class Place:
         checkpoint: of the training.
         tracker: records the run; None where nothing does.
         name: of the run's folder.
+        runs: folder of the runs.
+        device: a torch device, or ``auto``.
+        unfinished: the training was ended early, and keeps its checkpoint to go on from.
     """
 
     checkpoint: Checkpoint
     tracker: Tracker | None
     name: str
+    runs: Path
+    device: str = "auto"
+    unfinished: bool = False
 
     @property
     def run_id(self) -> str | None:
@@ -148,8 +154,9 @@ def at_work(
                 tracker.settings(settings())
                 source = recipe.data.source
                 tracker.data(**data, source=source, card=said_by_card(source))
-            yield Place(checkpoint, tracker, name)
-        if first:
+            place = Place(checkpoint, tracker, name, runs)
+            yield place
+        if first and not place.unfinished:
             shutil.rmtree(checkpoint.folder, ignore_errors=True)
 
 
@@ -199,8 +206,8 @@ def keep(
     split: Saved,
     fitted: Saved,
     audit: Report,
-    run_id: str | None,
-    runs: Path,
+    place: Place,
+    page: bool = True,
 ) -> tuple[Path, R]:
     """Write the run's folder, whole or not at all, and return it with its final record.
 
@@ -210,14 +217,14 @@ def keep(
         split: of the rows.
         fitted: the model.
         audit: of the model and its recipe.
-        run_id: of MLflow's record, if there is one.
-        runs: folder of the runs.
+        place: where it was trained.
+        page: whether its report is drawn even where nothing tracks the run.
 
     Raises:
         OSError: the folder cannot be written.
     """
     while True:
-        folder = home(runs, recipe.title())
+        folder = home(place.runs, recipe.title())
         record = replace(record, title=folder.name, command=command(folder))
         try:
             with whole(folder) as part:
@@ -228,9 +235,10 @@ def keep(
                 (part / AUDIT_PAGE).write_text(audit.to_html(), encoding="utf-8")
                 reads = [{"when": record.created, "why": "train"}]
                 (part / TEST_READS).write_text(json.dumps(reads, indent=1), encoding="utf-8")
-                if run_id is not None:
-                    (part / TRACKED).write_text(json.dumps({"run": run_id}), encoding="utf-8")
-                write_record(part, record)
+                if place.run_id is not None:
+                    tracked = json.dumps({"run": place.run_id})
+                    (part / TRACKED).write_text(tracked, encoding="utf-8")
+                write_record(part, record, page=page or place.tracker is not None)
         except OSError as error:
             # Another process took the name meanwhile.
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST} or not folder.exists():
@@ -251,10 +259,18 @@ def whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write_record(folder: Path, record: RunRecord | ForecastRecord) -> None:
+def write_record(folder: Path, record: RunRecord | ForecastRecord, *, page: bool = True) -> None:
     """Write what a run found and the page that shows it into its folder."""
     (folder / RECORD).write_text(record.to_json(), encoding="utf-8")
-    (folder / REPORT).write_text(render(record), encoding="utf-8")
+    if page:
+        (folder / REPORT).write_text(render(record), encoding="utf-8")
+
+
+def is_early(training: TrainingConfig | None, epochs: int, best: int | None) -> bool:
+    """Return whether a training ended before its epochs and its patience did."""
+    if training is None or best is None:
+        return False
+    return epochs < training.epochs and epochs - best < training.patience
 
 
 def command(folder: Path) -> str:

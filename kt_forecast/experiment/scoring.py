@@ -1,37 +1,47 @@
-"""Runs scored anew on their test rows; what several share is made once."""
+"""Runs scored on their test rows; what several share is made once, what was found is kept."""
 
+import hashlib
+import json
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
+from kt_forecast import metrics
 from kt_forecast.data.splits import Role
-from kt_forecast.evaluation import evaluate
-from kt_forecast.evaluation.forecasting import ForecastRules
-from kt_forecast.experiment import flow, forecasting, series, tables
+from kt_forecast.evaluation import Scores, evaluate
+from kt_forecast.evaluation.forecasting import ForecastScores
+from kt_forecast.experiment import facts, flow, forecasting, series, tables
 from kt_forecast.experiment.board_rows import Interval, Row
 from kt_forecast.experiment.facts import PEAK
 from kt_forecast.experiment.recipe import Recipe
 from kt_forecast.experiment.recipe_forecast import ForecastRecipe
-from kt_forecast.experiment.running import Say, hashed, inside, note_read
-from kt_forecast.experiment.stored import MODEL, RECIPE, SPLIT, ForecastRun, Run
+from kt_forecast.experiment.running import Say, hashed, inside, is_early, note_read, put
+from kt_forecast.experiment.station import Station
+from kt_forecast.experiment.stored import MODEL, RECIPE, RECORD, SPLIT, ForecastRun, Run
 from kt_forecast.forecaster import Fitted as Forecasting
+from kt_forecast.metrics.forecasting import samples as samples_of_sums
 from kt_forecast.nn.system import System
+from kt_forecast.schema import ROW
 from kt_forecast.sequences.build import build
 from kt_forecast.sequences.windows import gather, origins
 from kt_forecast.tracer import Fitted as Tracing
 from kt_forecast.tracer.streaming import Stream, steps_of
 
-T = TypeVar("T")
-
 AUC, MSE = "auc", "mse"
 STREAMED = 40
 """Steps, or windows, by which latency is measured."""
+
+SEED = 0
+"""Of the draws behind differences: the same for all that is compared, whatever their own seeds."""
+
+SCORES = "compare/scores"
+"""Folder of what was found, among the runs."""
 
 WINDOW_ONLY = "window only"
 LEAKS = "LEAKS"
@@ -54,21 +64,66 @@ class Place:
     metric: str
 
 
-@dataclass
-class Scored:
+@dataclass(frozen=True)
+class Entry:
     """One system on the test rows of a place.
 
     Attributes:
         row: what is shown, without the difference.
-        scores: what the difference is made of.
+        draws: its score on every draw of the test rows; those of a place are the same draws.
         identity: equal for the same system under the same settings, whatever the seed.
-        settings: of the bootstrap.
     """
 
     row: Row
-    scores: Any
+    draws: tuple[float, ...]
     identity: str
-    settings: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run and its baselines on the same test rows.
+
+    Attributes:
+        place: where they are compared.
+        entries: the run first.
+    """
+
+    place: Place
+    entries: tuple[Entry, ...]
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> Self:
+        """Return what `asdict` has made plain."""
+        place = plain["place"]
+        return cls(
+            Place(**place | {"key": tuple(place["key"])}),
+            tuple(
+                Entry(Row.read(one["row"]), tuple(one["draws"]), one["identity"])
+                for one in plain["entries"]
+            ),
+        )
+
+
+def kept(found: Run | ForecastRun, runs: Path) -> Scored | None:
+    """Return what was found of a run before, by this version; None where it is not here."""
+    path = _home(found, runs)
+    if not path.is_file():
+        return None
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return Scored.read(plain["scored"]) if plain["key"] == _key(found) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _home(found: Run | ForecastRun, runs: Path) -> Path:
+    return runs / SCORES / f"{found.name}.json"
+
+
+def _key(found: Run | ForecastRun) -> str:
+    """Return a hash of all that decides what is found: the run as it was recorded, and the code."""
+    said = hashlib.sha256(inside(found, RECORD).read_bytes()).hexdigest()
+    return hashed([said, facts.code()])
 
 
 @dataclass
@@ -79,146 +134,190 @@ class Bench:
         runs: folder of the runs.
         device: a torch device, or ``auto``.
         say: told what happens.
+        station: what runs of this process have made.
     """
 
     runs: Path
     device: str
     say: Say
-    _made: dict[str, Any] = field(default_factory=dict)
+    station: Station = field(default_factory=Station)
 
-    def score(self, found: Run | ForecastRun) -> tuple[Place, list[Scored]]:
-        """Return where a run stands, and the run and its baselines scored there.
+    def score(self, found: Run | ForecastRun) -> Scored:
+        """Return the run and its baselines, scored where they can be compared.
+
+        What was found before is taken as it is; what the run has left in memory is not read again.
 
         Raises:
             InputError: its table is not the one it was made of.
         """
+        if (before := kept(found, self.runs)) is not None:
+            return before
         self.say(f"scoring {found.name}")
-        if isinstance(found, ForecastRun):
-            return self._of_series(found)
-        return self._of_students(found)
+        one = self._of_series(found) if isinstance(found, ForecastRun) else self._of_students(found)
+        path = _home(found, self.runs)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(path, json.dumps({"key": _key(found), "scored": asdict(one)}))
+        return one
 
-    def _once(self, key: list[Any], make: Callable[[], T]) -> T:
-        """Return what was made before of the same things."""
-        name = hashed(key)
-        if name not in self._made:
-            self._made[name] = make()
-        found: T = self._made[name]
-        return found
-
-    def _of_students(self, found: Run) -> tuple[Place, list[Scored]]:
+    def _of_students(self, found: Run) -> Scored:
         recipe = Recipe.read(inside(found, RECIPE))
-        fitted = Tracing.load(inside(found, MODEL), device=self.device)
         split, data = found.folder / SPLIT, recipe.data.model_dump(mode="json")
+        once, left = self.station.once, self.station.left_by(found.folder)
         coin = recipe.seed if recipe.coin_flip else None
-        rows = self._once(
-            ["rows", data, split.read_text(encoding="utf-8"), coin],
-            lambda: flow.prepare(
-                recipe, self._once(["table", data], lambda: tables.load(recipe.data)), split
-            ),
+        rows: flow.Rows = (
+            left.rows
+            if left is not None
+            else once(
+                ["rows", data, split.read_text(encoding="utf-8"), coin],
+                lambda: flow.prepare(
+                    recipe, once(["table", data], lambda: tables.load(recipe.data)), split
+                ),
+            )
+        )
+        fitted: Tracing = (
+            left.fitted
+            if left is not None
+            else Tracing.load(inside(found, MODEL), device=self.device)
         )
         _, beside = flow.plans(recipe)
-        note_read(found, self.say)
-        protocol = recipe.evaluation.protocols[0]
-        settings = {"resamples": recipe.evaluation.bootstraps, "seed": recipe.seed}
-        rules = [rows.key, protocol, settings]
+        protocol, resamples = recipe.evaluation.protocols[0], recipe.evaluation.bootstraps
+        settings = {"resamples": resamples, "seed": recipe.seed}
+        if left is None:
+            note_read(found, self.say)
+            scores = evaluate(fitted, rows.parts[Role.TEST], protocol, **settings)
+        else:
+            scores = left.scores[fitted.plan.name]
 
-        def scored(one: Tracing, mine: Run | None) -> Scored:
-            scores = evaluate(one, rows.parts[Role.TEST], protocol, **settings)
+        def entry(one: Tracing, scores: Scores, mine: Run | None) -> Entry:
             marks = _marks(mine, one.plan.part, recipe.history) if mine is not None else ()
-            row = self._row(one, mine, scores.metrics[AUC], _streaming_ms(one, rows), marks)
-            return Scored(row, scores, _identity(one), settings)
+            row = _row(one, mine, scores.metrics[AUC], _streaming_ms(one, rows), marks)
+            drawn = metrics.samples(scores.answers, names=(AUC,), resamples=resamples, seed=SEED)
+            return Entry(row, tuple(drawn[AUC].tolist()), _identity(one))
 
-        def of_baseline(chosen: Any) -> Scored:  # noqa: ANN401
-            made = flow.fit_all_beside(recipe, [chosen], rows, self.runs, fitted.device, self.say)
-            return scored(made[chosen.name], None)
+        def of_baseline(chosen: Any) -> Entry:  # noqa: ANN401
+            made = once(
+                ["beside", rows.key, chosen.plain()],
+                lambda: flow.fit_all_beside(
+                    recipe, [chosen], rows, self.runs, fitted.device, self.say
+                )[chosen.name],
+            )
+            scores = flow.score_beside(recipe, made, rows, protocol, self.station)
+            return entry(made, scores, None)
 
-        entries = [scored(fitted, found)]
+        rules = [rows.key, protocol, settings]
+        entries = [entry(fitted, scores, found)]
         entries += [
-            self._once(["beside", rules, one.plain()], partial(of_baseline, one)) for one in beside
+            once(["entry", rules, one.plain()], partial(of_baseline, one)) for one in beside
         ]
-        name, n = rows.interactions.name, entries[0].scores.n_rows
+        name, n = rows.interactions.name, scores.n_rows
         flipped = ", fair coins for responses" if recipe.coin_flip else ""
         title = f"{name}, {protocol}: {n:,} answers of test students{flipped}"
-        facts = (rows.interactions.data_hash, rows.roles.role_hash, protocol, flipped)
-        return Place((name, *facts), title, name, AUC), entries
+        asked = _hash_of([scores.predictions[ROW].to_numpy(), scores.answers.response])
+        key = (name, rows.interactions.data_hash, rows.roles.role_hash, protocol, flipped, asked)
+        return Scored(Place(key, title, name, AUC), tuple(entries))
 
-    def _of_series(self, found: ForecastRun) -> tuple[Place, list[Scored]]:
+    def _of_series(self, found: ForecastRun) -> Scored:
         recipe = ForecastRecipe.read(inside(found, RECIPE))
-        fitted = Forecasting.load(inside(found, MODEL), device=self.device)
         split, data = inside(found, SPLIT), recipe.data.model_dump(mode="json")
+        once, left = self.station.once, self.station.left_by(found.folder)
+        fitted: Forecasting = (
+            left.fitted
+            if left is not None
+            else Forecasting.load(inside(found, MODEL), device=self.device)
+        )
         levels = list(recipe.evaluation.levels)
-        rows = self._once(
-            ["series", data, split.read_text(encoding="utf-8"), levels],
-            lambda: forecasting.prepare(
-                recipe,
-                self._once(["table", data], lambda: series.load(recipe.data)),
-                fitted.horizon,
-                split,
-            ),
+        rows: forecasting.SeriesRows = (
+            left.rows
+            if left is not None
+            else once(
+                ["rows", data, split.read_text(encoding="utf-8"), levels],
+                lambda: forecasting.prepare(
+                    recipe,
+                    once(["table", data], lambda: series.load(recipe.data)),
+                    fitted.horizon,
+                    split,
+                ),
+            )
         )
         _, beside = forecasting.plans(recipe)
-        note_read(found, self.say)
-        protocol = recipe.evaluation.protocols[0]
-        settings = {"resamples": recipe.evaluation.bootstraps, "seed": recipe.seed}
-        rules = ForecastRules(
-            protocol=protocol,
-            resamples=recipe.evaluation.bootstraps,
-            seed=recipe.seed,
-            device=fitted.device,
-        )
+        protocol, resamples = recipe.evaluation.protocols[0], recipe.evaluation.bootstraps
+        if left is None:
+            note_read(found, self.say)
+            rules = forecasting.rules_of(recipe, protocol, fitted.device)
+            scores = forecasting.scored(fitted, rows, rules)
+        else:
+            scores = left.scores[fitted.plan.name]
 
-        def scored(one: Forecasting, mine: ForecastRun | None) -> Scored:
-            scores = forecasting.scored(one, rows, rules)
+        def entry(one: Forecasting, scores: ForecastScores, mine: ForecastRun | None) -> Entry:
             marks = (LEAKS,) if mine is not None and mine.leaks else ()
-            row = self._row(one, mine, scores.metrics[MSE], _forecast_ms(one, rows), marks)
-            return Scored(row, scores, _identity(one), settings)
+            row = _row(one, mine, scores.metrics[MSE], _forecast_ms(one, rows), marks)
+            drawn = samples_of_sums(scores.sums, MSE, resamples=resamples, seed=SEED)
+            return Entry(row, tuple(drawn.tolist()), _identity(one))
 
-        def of_baseline(chosen: Any) -> Scored:  # noqa: ANN401
-            made = forecasting.fit_all_beside(
-                recipe, [chosen], rows, self.runs, fitted.device, self.say
+        def of_baseline(chosen: Any) -> Entry:  # noqa: ANN401
+            made = once(
+                ["beside", rows.key, chosen.plain()],
+                lambda: forecasting.fit_all_beside(
+                    recipe, [chosen], rows, self.runs, fitted.device, self.say
+                )[chosen.name],
             )
-            return scored(made[chosen.name], None)
+            scores = forecasting.score_beside(recipe, made, rows, protocol, self.station)
+            return entry(made, scores, None)
 
-        entries = [scored(fitted, found)]
-        entries += [
-            self._once(
-                ["beside", rows.key, protocol, settings, one.plain()],
-                partial(of_baseline, one),
-            )
-            for one in beside
-        ]
+        same = ["entry", rows.key, protocol, resamples, recipe.seed]
+        entries = [entry(fitted, scores, found)]
+        entries += [once([*same, one.plain()], partial(of_baseline, one)) for one in beside]
         name, ahead = rows.table.name, str(fitted.horizon)
-        windows = entries[0].scores.n_windows
-        title = f"{name}, {protocol}, {ahead} steps ahead: {windows:,} windows"
-        key = (name, rows.table.data_hash, rows.split.split_hash, protocol, ahead)
-        return Place(key, title, f"{name} {ahead}", MSE), entries
+        title = f"{name}, {protocol}, {ahead} steps ahead: {scores.n_windows:,} windows"
+        sums = scores.sums
+        counted = [part[n] for part in (sums.by_moment, sums.by_series) for n in ("windows", "n")]
+        asked = _hash_of([sums.moment, *counted])
+        key = (name, rows.table.data_hash, rows.split.split_hash, protocol, ahead, asked)
+        return Scored(Place(key, title, f"{name} {ahead}", MSE), tuple(entries))
 
-    def _row(
-        self,
-        one: Any,  # noqa: ANN401
-        mine: Run | ForecastRun | None,
-        value: Any,  # noqa: ANN401
-        latency: float,
-        marks: tuple[str, ...],
-    ) -> Row:
-        verdict, memory, system = "", "", one.plan.name
-        if mine is not None:
-            verdict = mine.record.verdict.verdict if mine.record.verdict is not None else "none"
-            memory = mine.record.environment.get(PEAK, "")
-            system = mine.name
-        part = one.plan.part
-        return Row(
-            system=system,
-            what=one.plan.name,
-            score=Interval(value.value, value.low, value.high),
-            parameters=one.n_parameters,
-            seconds=sum(e.seconds for e in one.epochs) if one.epochs else None,
-            latency=latency,
-            memory=memory,
-            causality=part.promises.causality if isinstance(part, System) else "by rule",
-            verdict=verdict,
-            marks=marks,
-        )
+
+def _row(
+    one: Any,  # noqa: ANN401
+    mine: Run | ForecastRun | None,
+    value: Any,  # noqa: ANN401
+    latency: float,
+    marks: tuple[str, ...],
+) -> Row:
+    verdict, memory, system = "", "", one.plan.name
+    if mine is not None:
+        verdict = mine.record.verdict.verdict if mine.record.verdict is not None else "none"
+        memory = mine.record.environment.get(PEAK, "")
+        system = mine.name
+    part = one.plan.part
+    return Row(
+        system=system,
+        what=one.plan.name,
+        score=Interval(value.value, value.low, value.high),
+        parameters=one.n_parameters,
+        seconds=sum(e.seconds for e in one.epochs) if one.epochs else None,
+        latency=latency,
+        memory=memory,
+        causality=part.promises.causality if isinstance(part, System) else "by rule",
+        verdict=verdict,
+        marks=marks,
+        early=early(one),
+    )
+
+
+def early(one: Any) -> str:  # noqa: ANN401
+    """Return how far a training came that was ended by time, in words; nothing of all others."""
+    loop = one.plan.training
+    if not is_early(loop, len(one.epochs), one.best_epoch):
+        return ""
+    return f"by time {len(one.epochs)} of {loop.epochs} epochs"
+
+
+def _hash_of(arrays: Sequence[Any]) -> str:
+    """Return a hash of which rows were scored, and of what stood there."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def _identity(one: Any) -> str:  # noqa: ANN401

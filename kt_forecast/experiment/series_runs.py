@@ -12,6 +12,7 @@ from kt_forecast.experiment.forecasting import plans, prepare, run_one
 from kt_forecast.experiment.recipe_forecast import ForecastRecipe
 from kt_forecast.experiment.running import Say, whole, write_record
 from kt_forecast.experiment.series import load
+from kt_forecast.experiment.station import Station
 from kt_forecast.experiment.stored import RECIPE, RECORD, RUNS, ForecastRun, find, home
 from kt_forecast.report import ByStep, ForecastProtocol, IntervalScore, IntervalSteps, Score
 
@@ -20,7 +21,12 @@ PARTS = "runs.json"
 
 
 def run(
-    recipe: ForecastRecipe, *, runs: Path, device: str = "auto", say: Say = print
+    recipe: ForecastRecipe,
+    *,
+    runs: Path,
+    device: str = "auto",
+    say: Say = print,
+    station: Station | None = None,
 ) -> ForecastRun | None:
     """Do what a recipe describes, for each of its horizons and seeds.
 
@@ -29,6 +35,7 @@ def run(
         runs: folder of the runs, of MLflow's database and of the cache.
         device: a torch device, or ``auto``.
         say: told what happens, one sentence at a time.
+        station: what other runs of this process have made, and when to end.
 
     Returns:
         The run, or the summary of several; None in a process of several that is not the first.
@@ -37,7 +44,7 @@ def run(
         InputError: a setting or the table cannot be used; nothing was written.
     """
     if not (recipe.horizons or recipe.seeds):
-        return run_one(recipe, runs=runs, device=device, say=say)
+        return run_one(recipe, runs=runs, device=device, say=say, station=station)
     folder = home(runs, recipe.title())
     each = recipe.each(folder.name)
     table = load(recipe.data)
@@ -51,7 +58,7 @@ def run(
         if made is not None:
             say("finished before the interruption: taken as it is")
         else:
-            made = run_one(one, runs=runs, device=device, say=say)
+            made = run_one(one, runs=runs, device=device, say=say, station=station)
         if made is not None:
             done.append(made)
     return _summary(folder, recipe, done) if done else None

@@ -102,7 +102,7 @@ class Run:
             found = f": {verdict.findings[0]}" if verdict.findings else ""
             lines.append(f"audit verdict: {'LEAKS' if verdict.leaks else verdict.verdict}{found}")
         lines.append(f"run: {self.name}, in {self.folder}")
-        lines.append(f"report: {(self.folder / REPORT).resolve().as_uri()}")
+        lines.append(_page(self.folder))
         return lines
 
 
@@ -165,8 +165,15 @@ class ForecastRun:
             found = f": {verdict.findings[0]}" if verdict.findings else ""
             lines.append(f"audit verdict: {'LEAKS' if verdict.leaks else verdict.verdict}{found}")
         lines.append(f"run: {self.name}, in {self.folder}")
-        lines.append(f"report: {(self.folder / REPORT).resolve().as_uri()}")
+        lines.append(_page(self.folder))
         return lines
+
+
+def _page(folder: Path) -> str:
+    """Say where a run's report is, or what makes it."""
+    page = folder / REPORT
+    made = page.is_file()
+    return f"report: {page.resolve().as_uri() if made else f'kt-forecast report {folder.name}'}"
 
 
 def _quoted(protocol: ForecastProtocol, who: str) -> IntervalScore | None:

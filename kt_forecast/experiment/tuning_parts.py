@@ -107,7 +107,7 @@ def parts_of(
     for name in names:
         trained = isinstance(find(name), System)
         own = name == base.model.system
-        recipe = base.with_system(name, trained=trained)
+        recipe = base.with_system(name, trained=trained, say=say)
         space = {**base.search, **how.space}
         if not own:
             space.pop(SETTINGS, None)

@@ -19,6 +19,7 @@ from kt_forecast.experiment.recipe_forecast import (
 from kt_forecast.schema import DS, RESPONSE, STUDENT, UNIQUE_ID, Y
 
 if TYPE_CHECKING:
+    from kt_forecast.experiment.station import Station
     from kt_forecast.experiment.stored import ForecastRun, Run
 
 AnyRecipe = Recipe | ForecastRecipe
@@ -41,7 +42,12 @@ def read_recipe(path: Path) -> AnyRecipe:
 
 
 def run(
-    recipe: AnyRecipe, *, runs: Path, device: str = "auto", say: Callable[[str], None] = print
+    recipe: AnyRecipe,
+    *,
+    runs: Path,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+    station: "Station | None" = None,
 ) -> "Run | ForecastRun | None":
     """Do what a recipe of either task describes.
 
@@ -50,6 +56,7 @@ def run(
         runs: folder of the runs, of MLflow's database and of the cache.
         device: a torch device, or ``auto``.
         say: told what happens, one sentence at a time.
+        station: what other runs of this process have made, and when to end.
 
     Returns:
         The run, or the summary of several; None in a process of several that is not the first.
@@ -60,10 +67,10 @@ def run(
     if isinstance(recipe, ForecastRecipe):
         from kt_forecast.experiment.series_runs import run as forecast
 
-        return forecast(recipe, runs=runs, device=device, say=say)
+        return forecast(recipe, runs=runs, device=device, say=say, station=station)
     from kt_forecast.experiment.folds import run as trace
 
-    return trace(recipe, runs=runs, device=device, say=say)
+    return trace(recipe, runs=runs, device=device, say=say, station=station)
 
 
 def parse_recipe(plain: dict[str, Any], task: str, where: str) -> AnyRecipe:

@@ -23,6 +23,9 @@ HORIZON = "horizon"
 OF_ANY = (HORIZON, CONTEXT)
 """Settings of the task that a fitted baseline has too."""
 
+UNFIT = {"dense": False, "start": "random"}
+"""Settings of the task that not every system can be trained with, and what all can."""
+
 OF_MEMBER = ("system", "settings", "forecasting", "training", "seed")
 """What a member of an ensemble may have of its own."""
 
@@ -122,6 +125,39 @@ def plan(
     for number, other in enumerate(others, 1):
         _refuse_unlike(first, other, f"members[{number}]")
     return replace(first, members=others)
+
+
+def taken_over(system: str, forecasting: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return what of another system's task this one takes over, and the names of the rest.
+
+    Systems that mix steps share all settings of the task. A whole network stays what it was
+    published with, but for horizon and context; a fitted baseline has these two alone. What a
+    system cannot be trained with is left behind.
+
+    Args:
+        system: a word of the catalogue.
+        forecasting: settings of the task, as a recipe gives them.
+
+    Raises:
+        InputError: the word or a setting is unknown.
+    """
+    part, kept = find(system), dict(forecasting)
+    if isinstance(part, Baseline):
+        kept = {key: value for key, value in forecasting.items() if key in OF_ANY}
+        return kept, [key for key in forecasting if key not in kept]
+    published, own = part.forecasting or {}, part.config()
+    assert isinstance(own, SystemConfig)  # noqa: S101 - what `System.config` promises
+    if part.is_network(own):
+        kept = {k: v for k, v in forecasting.items() if k in OF_ANY or k not in published}
+    for name in UNFIT:
+        neutral = {other: value for other, value in UNFIT.items() if other != name}
+        task = ForecastingConfig.parse(published | kept | neutral, f"forecasting of {system}")
+        try:
+            refuse_unfit(part, own, task)
+        except InputError:
+            kept.pop(name, None)
+    same = published | kept
+    return kept, [key for key, value in forecasting.items() if same.get(key) != value]
 
 
 def _alone(

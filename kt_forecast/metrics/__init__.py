@@ -21,6 +21,7 @@ from kt_forecast.metrics.tracing import (
     estimate,
     nll,
     rmse,
+    samples,
     score,
 )
 
@@ -45,5 +46,6 @@ __all__ = [
     "estimate",
     "nll",
     "rmse",
+    "samples",
     "score",
 ]

@@ -307,6 +307,11 @@ def compare(
     }
 
 
+def samples(sums: Sums, name: str, *, resamples: int = 500, seed: int = 0) -> Floats:
+    """Return a metric of each resample; those of the same windows and seed draw the same blocks."""
+    return _sample(metrics_of(sums)[name], _drawn(sums, resamples, seed))
+
+
 @dataclass(frozen=True)
 class Blocks:
     """What the intervals draw.

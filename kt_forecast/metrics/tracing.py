@@ -96,6 +96,11 @@ class Answers:
         rows = np.repeat(np.arange(len(self.response)), np.diff(self.concept_start))
         return _Ranking.of(self, rows, self.concept)
 
+    @cached_property
+    def drawn(self) -> dict[tuple[str, int, int], Float[np.ndarray, " resamples"]]:
+        """Return the metrics of the resamples so far, by name, how many, and seed."""
+        return {}
+
     def total(self, per_row: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " students"]:
         """Return the sum over each student's rows."""
         total = np.bincount(self.owner, weights=per_row, minlength=self.n_students)
@@ -283,18 +288,40 @@ def score(
     Returns:
         Estimates by metric name; an interval is over the resamples in which the metric exists.
     """
-    wanted = {name: METRICS[name] for name in names or METRICS}
-    values = {name: _value(metric, answers) for name, metric in wanted.items()}
-    drawn = [
-        [metric(answers, times) for metric in wanted.values()]
-        for times in _draws(answers, resamples, seed)
+    wanted = tuple(names or METRICS)
+    drawn = samples(answers, names=wanted, resamples=resamples, seed=seed)
+    return {name: estimate(_value(METRICS[name], answers), drawn[name]) for name in wanted}
+
+
+def samples(
+    answers: Answers, *, names: Iterable[str] | None = None, resamples: int = 500, seed: int = 0
+) -> dict[str, Float[np.ndarray, " resamples"]]:
+    """Return metrics of each resample, computed once for the same rows.
+
+    The same seed draws the same students of the same rows, and the first of many resamples are
+    those of few: what two models' samples differ by is the sample of their difference.
+
+    Args:
+        answers: the scored rows.
+        names: which of `METRICS`; all by default.
+        resamples: how often the students are drawn.
+        seed: of the draws.
+    """
+    wanted = tuple(names or METRICS)
+    missing = {n: METRICS[n] for n in wanted if (n, resamples, seed) not in answers.drawn}
+    blocks = [
+        [metric(answers, times) for metric in missing.values()]
+        for times in (_draws(answers, resamples, seed) if missing else ())
     ]
-    return _estimates(values, drawn)
+    for i, name in enumerate(missing):
+        parts = (np.zeros(0), *(block[i] for block in blocks))
+        answers.drawn[name, resamples, seed] = np.concatenate(parts)
+    return {name: answers.drawn[name, resamples, seed] for name in wanted}
 
 
 def compare(
     answers: Answers,
-    p_correct: Float[np.ndarray, " rows"],
+    other: Answers | Float[np.ndarray, " rows"],
     *,
     resamples: int = 500,
     seed: int = 0,
@@ -306,17 +333,18 @@ def compare(
 
     Args:
         answers: rows with the first model's predictions.
-        p_correct: the second model's predictions of the same rows, in the same order.
+        other: the same rows, in the same order, with the second model's predictions; or these
+            alone.
         resamples: how often the students are drawn; 0 for no intervals.
         seed: of the draws.
     """
-    other = replace(answers, p_correct=p_correct)
-    values = {name: _value(m, answers) - _value(m, other) for name, m in METRICS.items()}
-    drawn = [
-        [metric(answers, times) - metric(other, times) for metric in METRICS.values()]
-        for times in _draws(answers, resamples, seed)
-    ]
-    return _estimates(values, drawn)
+    if not isinstance(other, Answers):
+        other = replace(answers, p_correct=other)
+    mine, theirs = (samples(one, resamples=resamples, seed=seed) for one in (answers, other))
+    return {
+        name: estimate(_value(metric, answers) - _value(metric, other), mine[name] - theirs[name])
+        for name, metric in METRICS.items()
+    }
 
 
 def _alone(response: Int[np.ndarray, " rows"], p_correct: Float[np.ndarray, " rows"]) -> Answers:
@@ -335,13 +363,6 @@ def _draws(
         drawn = random.integers(students, size=(n, students)) + students * np.arange(n)[:, None]
         times = np.bincount(drawn.ravel(), minlength=n * students)
         yield times.reshape(n, students).astype(np.float64)
-
-
-def _estimates(values: dict[str, float], drawn: list[list[np.ndarray]]) -> dict[str, Estimate]:
-    return {
-        name: estimate(value, np.concatenate([np.zeros(0), *(block[i] for block in drawn)]))
-        for i, (name, value) in enumerate(values.items())
-    }
 
 
 def estimate(value: float, sample: Float[np.ndarray, " resamples"]) -> Estimate:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from kt_forecast.errors import InputError, TrainingError
+from kt_forecast.errors import InputError, TimeUpError, TrainingError
 from kt_forecast.nn.kernels import without_cudnn_attention
 from kt_forecast.sequences.stretches import Stretch, on_rows
 from kt_forecast.training.files import copied, read_tensors, write_tensors
@@ -51,6 +51,7 @@ def fit(
 
     Raises:
         InputError: validation does not return the metric, or the checkpoint is another run's.
+        TimeUpError: the checkpoint asked for the end before the first epoch was done.
         TrainingError: a loss, a gradient or the metric is not finite.
     """
     with workers(device) as group, _surroundings(config, group):
@@ -61,12 +62,17 @@ def fit(
             _tell(callbacks, record)
         while not loop.stopped:
             loop.run(checkpoint)
+            if loop.is_ended:
+                loop.save(checkpoint)
+                break
             loop.close(validate)
             loop.save(checkpoint)
             _tell(callbacks, loop.history[-1])
+        if not loop.history:
+            raise TimeUpError("the time ended in the first epoch")
         model.load_state_dict(loop.best_weights)
         model.eval()
-        return Fitted(model, loop.best, tuple(loop.history), loop.stopped)
+        return Fitted(model, loop.best, tuple(loop.history), loop.stopped or "time")
 
 
 def _tell(callbacks: Sequence[Callable[[Epoch], object]], record: Epoch) -> None:
@@ -152,6 +158,7 @@ class _Loop:
         self.history: list[Epoch] = []
         self.best_weights: dict[str, Tensor] = {}
         self.saved = time.monotonic()
+        self.is_ended = False
 
     def _wrapped(self) -> nn.Module:
         module: nn.Module = Loss(self.model)
@@ -192,6 +199,8 @@ class _Loop:
         self.model.train()
         clock = time.monotonic()
         for batch in _shown(self._batches(self.position), self):
+            if self._ends(checkpoint):
+                break
             try:
                 self._update(batch.to(self.group.device))
             except RuntimeError:
@@ -206,6 +215,12 @@ class _Loop:
                     self.save(checkpoint)
         self._settle()
         self.seconds += time.monotonic() - clock
+
+    def _ends(self, checkpoint: Checkpoint | None) -> bool:
+        """Return whether training is asked to end here; one process decides for all."""
+        if checkpoint is not None and checkpoint.ends is not None:
+            self.is_ended = bool(self.group.first([float(checkpoint.ends())])[0])
+        return self.is_ended
 
     def _batches(self, start: int) -> Iterator[Any]:
         group = self.group

@@ -1,6 +1,6 @@
 """What the loop is told, and what it tells."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -117,13 +117,13 @@ class Fitted:
         model: in evaluation mode, with the weights of the best epoch.
         best: the epoch that validation chose.
         history: all epochs, oldest first.
-        stopped: whether the epochs ran out or the patience did.
+        stopped: whether the epochs ran out, the patience did, or the time.
     """
 
     model: nn.Module
     best: Epoch
     history: tuple[Epoch, ...]
-    stopped: Literal["epochs", "patience"]
+    stopped: Literal["epochs", "patience", "time"]
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,11 @@ class Checkpoint:
         fingerprint: hash of all that decides the numbers and that `fit` cannot see: data,
             splits, the system's settings.
         resume: go on from what the folder holds, if anything; else start anew.
+        ends: asked before every batch whether training shall end with the best epoch so far, its
+            place kept; None never does.
     """
 
     folder: Path
     fingerprint: str
     resume: bool = False
+    ends: Callable[[], bool] | None = None

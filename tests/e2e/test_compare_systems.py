@@ -1,19 +1,19 @@
-"""Several systems under several recipes, each trained in a process, where MLflow is not here."""
+"""Several systems under several recipes, in processes of their own, where MLflow is not here."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 
 from kt_forecast.data.series.simulate import SeriesSimulation
 from kt_forecast.data.series.simulate import simulate as simulate_series
 from kt_forecast.data.simulate import Simulation, simulate, write
-from kt_forecast.experiment import Recipe, find
-from kt_forecast.experiment.training_processes import _Working, train_each
+from kt_forecast.experiment import find
+from kt_forecast.experiment.compare import compare
+from kt_forecast.experiment.stored import RECIPE, REPORT
 
 NO_MLFLOW = """
 import importlib.metadata as metadata, sys
@@ -91,14 +91,13 @@ def command(folder, *words, check=True):
     return done
 
 
-SETS = ("--set", "training.epochs=1", "--set", "tracking.enabled=false")
+SETS = ("--set", "tracking.enabled=false", "--set", "evaluation.bootstraps=10")
+ASKED = ("compare", "a.toml", "s.toml", *SETS, "--system", "logistic,ridge", "--hours", "1")
 
 
 @pytest.fixture(scope="module")
 def compared(place):
-    systems = ("--system", "gpt,ridge", "--workers", "2")
-    words = ("compare", "a.toml", "s.toml", *systems, *SETS, "--json", "b.json")
-    return command(place, *words, check=False)
+    return command(place, *ASKED, "--json", "b.json", check=False)
 
 
 def test_every_system_is_trained_under_every_recipe_and_what_fails_is_said(compared, place):
@@ -106,45 +105,38 @@ def test_every_system_is_trained_under_every_recipe_and_what_fails_is_said(compa
     assert "ridge is missing, a: ridge is not for students" in compared.stdout
     board = json.loads((place / "b.json").read_text())
     students, series = board["groups"]
-    assert {"a", "item_mean", "logistic"} == {row["system"] for row in students["rows"]}
-    assert {"s", "s-ridge", "seasonal_naive"} == {row["system"] for row in series["rows"]}
-    assert [one["system"] for one in board["failed"]] == ["ridge"]
-    gpt = next(one for one in board["standings"] if one["system"] == "gpt")
-    assert all(cell["rank"] >= 1 for cell in gpt["cells"])
-    assert board["standings"][0] == gpt, "what is missing somewhere comes last"
+    assert {"a-logistic", "item_mean"} == {row["system"] for row in students["rows"]}
+    assert {"s-ridge", "seasonal_naive"} == {row["system"] for row in series["rows"]}
+    assert {one["system"] for one in board["failed"]} == {"ridge", "logistic"}
+    assert not [said for said in board["said"] if "unfinished" in said]
     page = (place / "mlruns" / "compare.html").read_text()
     assert "All data sets" in page
     assert "ridge is missing" in page
 
 
-def test_keys_are_set_in_every_recipe(compared, place):
+def test_keys_are_set_in_every_recipe_and_no_page_is_drawn_that_nobody_asked_for(compared, place):
     assert compared.returncode == 1
-    for name in ("a", "s"):
-        assert len(find(name, place / "mlruns").record.curve) == 1
+    for name in ("a-logistic", "s-ridge"):
+        run = find(name, place / "mlruns")
+        assert "bootstraps = 10\n" in (run.folder / RECIPE).read_text()
+        assert not (run.folder / REPORT).exists()
+        assert f"report: kt-forecast report {name}" in run.closing()
+
+
+def test_the_same_again_takes_what_is_there(compared, place, monkeypatch):
+    assert compared.returncode == 1
+    monkeypatch.chdir(place)
+
+    def none(*_, **__):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("kt_forecast.experiment.training_processes.Worker.started", none)
+    asked = {"systems": ["logistic", "ridge"], "sets": [SETS[1], SETS[3]], "hours": 1.0}
+    board = compare(["a.toml", "s.toml"], runs=Path("mlruns"), say=lambda _: None, **asked)
+    assert board.to_json() == (place / "b.json").read_text()
 
 
 def test_runs_are_scored_again_without_mlflow(compared, place):
     assert compared.returncode == 1
-    command(place, "evaluate", "a")
+    command(place, "evaluate", "a-logistic")
     assert not (place / "mlruns" / "mlflow.db").exists()
-
-
-def test_a_training_that_fails_takes_no_other_with_it(place, tmp_path):
-    plain = {"data": {"source": str(tmp_path / "none.csv")}, "name": "nobody"}
-    heard = []
-    ended = train_each(
-        [Recipe.parse(plain, "test")], workers=1, runs=tmp_path, device="cpu", say=heard.append
-    )
-    (one,) = ended
-    assert one.folder is None
-    assert "none.csv" in one.why
-    assert str(tmp_path / "compare") in heard[0]
-
-
-def test_a_killed_training_is_told_by_its_signal(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    ended = _Working(3, process, tmp_path / "spec.json", time.monotonic()).ended()
-    assert (ended.number, ended.folder) == (3, None)
-    assert "signal 9" in ended.why

@@ -53,16 +53,26 @@ def test_each_horizon_and_seed_is_a_recipe_of_its_own():
             recipe(**wrong)
 
 
-def test_another_system_keeps_the_horizon_and_leaves_the_rest_behind():
-    given = {"horizon": 4, "context": 24, "patch": 8, "dense": True}
-    first = recipe(name="mine", forecasting=given, training={"epochs": 2})
-    other = first.with_system("nlinear", trained=True)
-    assert other.forecasting == {"horizon": 4, "context": 24}
-    assert other.training == {"epochs": 2}
-    assert other.title() == "mine-nlinear"
-    fitted = first.with_system("ridge", trained=False)
-    assert fitted.training == {}
+def test_another_system_takes_over_the_task_and_names_what_it_cannot():
+    given = {"horizon": 4, "context": 24, "patch": 8, "dense": True, "normalisation": "window"}
+    own = {"system": "gpt", "settings": {"width": 8}}
+    told = {"name": "mine", "forecasting": given, "training": {"epochs": 2}}
+    first, heard = recipe(model=own, **told), []
+    mixer = first.with_system("retnet", trained=True, say=heard.append)
+    assert (mixer.forecasting, mixer.model.settings, heard) == (given, {}, [])
+    assert plans(mixer)[0].forecasting.dense
+    network = first.with_system("nlinear", trained=True, say=heard.append)
+    assert network.forecasting == {"horizon": 4, "context": 24, "patch": 8}
+    assert (network.training, network.title()) == ({"epochs": 2}, "mine-nlinear")
+    assert heard == ["mine-nlinear: dense, normalisation of the recipe are not for nlinear"]
+    fitted = first.with_system("ridge", trained=False, say=heard.append)
+    assert (fitted.training, fitted.forecasting) == ({}, {"horizon": 4, "context": 24})
+    assert heard[1].startswith("mine-ridge: patch, dense, normalisation of")
     assert plans(fitted)[0].horizon == 4
+    ridge = given | {"dense": False, "start": "ridge", "linear": 24}
+    begun = recipe(model=own, **(told | {"forecasting": ridge}))
+    assert begun.with_system("retnet", trained=True).forecasting == ridge
+    assert "start" not in begun.with_system("nlinear", trained=True).forecasting
 
 
 def test_another_table_gives_the_run_its_name():
