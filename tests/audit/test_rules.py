@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from kt_forecast.audit.dependency import track
+from kt_forecast.audit.dependency import NEVER, track
+from kt_forecast.audit.dependency.engine import Tracker
+from kt_forecast.audit.dependency.labels import Moments
 
 SHARES = 4
 """The database is split, so that each test stays short."""
@@ -274,3 +276,187 @@ def test_rows_in_groups_see_their_own_row_only(routed):
     alone = {case.names[id(rows)]: torch.arange(3)[:, None]}
     found = track(case.run, case.inputs, alone)
     assert torch.equal(found.outputs["0"], torch.arange(3)[:, None].expand(3, 4))
+
+
+def smaller(i, t):
+    return torch.minimum(i, t)
+
+
+def larger(i, t):
+    return torch.maximum(i, t)
+
+
+def clamped(i, t):
+    return i.clamp(1, 3) - t.clamp_max(1)
+
+
+def known_choice(i, t):
+    return torch.where(t > 2, t, i)
+
+
+def own_choice(i, t):
+    return torch.where(i > 2, i, t - 1)
+
+
+def filled(i, t):
+    return i.masked_fill(i >= t, 1)
+
+
+def wrapped(i, t):
+    return (i + t + 2) % 4
+
+
+def shifted(i, t):
+    return i - 1 + (t > 3).long()
+
+
+def turned(i, t):
+    return i.flip(-1).roll(1, -1) - t
+
+
+def ranked(i, t):
+    return i.sort(-1).values + i.argsort(-1) - t
+
+
+def best(i, t):
+    return i.topk(1, -1).indices.expand_as(i).clamp_max(4) + t % 2
+
+
+def running(i, t):
+    return i.cummax(-1).values - t
+
+
+def falling(i, t):
+    return i.cummin(-1).values + i.amax(-1, keepdim=True) - t
+
+
+def chained(i, t):
+    return (t * 2 - 3).expand_as(i).gather(-1, i.clamp(0, 5))
+
+
+def narrow(i, t):
+    return i.int().clamp_min(-2).long() + t.int()
+
+
+def joined(i, t):
+    return torch.cat([i[..., 3:] - t[3:], torch.minimum(i, t)[..., :3]], -1)
+
+
+def mirrored(i, t):
+    return t - torch.minimum(i, t).clamp_min(-1)
+
+
+def highest_first(i, t):
+    return torch.maximum(i, t).sort(-1, descending=True).values
+
+
+def stacked(i, t):
+    return torch.stack([i, t.expand_as(i) - 2]).unbind()[1].view(i.shape) + i.argmax(-1, True)
+
+
+def overwritten(i, t):
+    found = torch.minimum(i, t)
+    found[..., 0] = 5
+    return found
+
+
+BOUNDING = (
+    smaller, larger, clamped, known_choice, own_choice, filled, wrapped, shifted, turned, ranked,
+    best, running, falling, chained, narrow, joined, mirrored, highest_first,
+    stacked, overwritten,
+)  # fmt: skip
+PLACES = 6
+"""Rows that an index may reach."""
+
+
+def drawn_program(seed):
+    """Return what computes an index, what it computes it from, and the names of its parts."""
+    draw = torch.Generator().manual_seed(seed)
+    parts = [BOUNDING[int(n)] for n in torch.randint(len(BOUNDING), (3,), generator=draw)]
+
+    def computed(key):
+        index, place = key.argsort(-1), torch.arange(PLACES)
+        for part in parts:
+            index = part(index, place)
+        return index
+
+    return computed, torch.randn(2, 2, PLACES, generator=draw), [p.__name__ for p in parts]
+
+
+def programs(count, start):
+    narrowed = 0
+    for seed in range(start, start + count):
+        computed, sample, said = drawn_program(seed)
+
+        def call(table, key, computed=computed):
+            return table.gather(-1, computed(key).clamp(0, PLACES - 1))
+
+        sample = tuple(sample)
+        for labelled in (lambda *_: True, lambda x, given: x is given[0]):
+            case = Case(call, sample, labelled)
+            missed, _ = case.missed(torch.Generator().manual_seed(seed))
+            assert missed is None, (seed, said, missed)
+        rows = {case.names[id(sample[0])]: torch.arange(PLACES)[None]}
+        labels = track(case.run, case.inputs, rows).outputs["0"]
+        narrowed += bool((labels < PLACES - 1).any())
+    return narrowed
+
+
+def test_bounds_of_computed_indices_cover_what_moves():
+    assert programs(12, 0) > 2
+
+
+@pytest.mark.slow
+def test_bounds_of_many_computed_indices_cover_what_moves():
+    assert programs(1500, 1000) > 400
+
+
+@pytest.mark.parametrize("start", [0, pytest.param(2000, marks=pytest.mark.slow)])
+def test_computed_indices_stay_within_their_bounds(start):
+    narrow = 0
+    for seed in range(start, start + (300 if start else 60)):
+        computed, _, said = drawn_program(seed)
+        draw = torch.Generator().manual_seed(seed)
+        keys = torch.randn(30, 2, PLACES, generator=draw)
+        keys = torch.cat([keys, keys.sort(-1).values, keys.sort(-1, descending=True).values])
+        tracker = Tracker(Moments([]))
+        tracker.label(keys[0], torch.zeros(2, PLACES))
+        with torch.no_grad(), tracker:
+            index = computed(keys[0])
+        found = tracker.bounds(index)
+        if found is None:
+            continue
+        values = torch.stack([computed(key) for key in keys])
+        narrow += bool((found[1] < PLACES - 1).any() or (found[0] > 0).any())
+        assert bool((found[0] <= values).all()), said
+        assert bool((values <= found[1]).all()), said
+    assert narrow > 25
+
+
+def factor(seed, shape, *, computed):
+    """Return a matrix, and where it is known to be zero."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=draw), torch.rand(shape[-2:], generator=draw) < computed
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_zeros_of_a_product_of_known_zeros_are_known(seed, batch):
+    a, no_a = factor(seed, (*batch, 3, 4), computed=0.7)
+    b, no_b = factor(seed + 9, (*batch, 4, 3), computed=0.6)
+    later = torch.randn(*batch, 3, 2, generator=torch.Generator().manual_seed(seed))
+
+    def call(a, b, later):
+        return (a.masked_fill(no_a, 0.0) @ b.masked_fill(no_b, 0.0)) @ later
+
+    case = Case(call, (a, b, later), lambda *_: True)
+    for order in range(3):
+        missed, mixed = case.missed(torch.Generator().manual_seed(order))
+        assert missed is None
+        assert not mixed
+    # Exactly: a row of the last factor counts where some path leads to it.
+    paths = (~no_a).float() @ (~no_b).float() > 0
+    rows = {case.names[id(later)]: torch.arange(3)[:, None].expand_as(later)}
+    found = track(case.run, case.inputs, rows).outputs["0"]
+    reached = torch.where(paths, torch.arange(3), NEVER).amax(-1)
+    assert torch.equal(found, reached[:, None].expand_as(found))

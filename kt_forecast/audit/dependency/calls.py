@@ -32,6 +32,10 @@ class Run(ABC):
         """Return what is known of a tensor."""
 
     @abstractmethod
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return between what the computed whole numbers of a tensor lie; None if not known."""
+
+    @abstractmethod
     def write(self, x: Tensor, shadow: Shadow) -> None:
         """Record a write that the schema of an operation does not declare."""
 

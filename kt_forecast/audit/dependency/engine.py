@@ -12,8 +12,9 @@ from torch._decomp import decomposition_table
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from kt_forecast.audit.dependency import families
+from kt_forecast.audit.dependency import bounds, families
 from kt_forecast.audit.dependency.calls import (
     RULES,
     STRUCTURAL,
@@ -76,6 +77,7 @@ class Plan:
     random: bool = False
     composite: bool = False
     decomposition: Callable[..., Any] | None = None
+    bounds: bool = False
 
 
 class Tracker(TorchDispatchMode, Run):
@@ -123,6 +125,7 @@ class Tracker(TorchDispatchMode, Run):
         self._old: set[int] = set()
         self._muted = 0
         self._hiding: set[int] = set()
+        self._bounds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.misused: dict[str, None] = {}
         parameters = list(model.parameters()) if model is not None else []
         self._learned = {address(x) for x in (*parameters, *changing)} - {None}
@@ -132,6 +135,11 @@ class Tracker(TorchDispatchMode, Run):
     def shadow(self, x: Tensor) -> Shadow:
         """Return what is known of a tensor."""
         return self.memory.get(x)
+
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return between what whole numbers lie that were computed and never overwritten."""
+        found = self._bounds.get(x) if x.dtype in bounds.WHOLE and self._bounds else None
+        return None if found is None or self.memory.is_written(x) else found
 
     def write(self, x: Tensor, shadow: Shadow) -> None:
         """Record that a tensor was overwritten."""
@@ -307,7 +315,19 @@ class Tracker(TorchDispatchMode, Run):
         if plan.writes and plan.rule is None:
             self._overwrite(call, plan, None, args, kwargs)
         self._put(call, plan, found)
+        if plan.bounds and not plan.writes:
+            self._bound(call, plan)
         return out
+
+    def _bound(self, call: Call, plan: Plan) -> None:
+        """Keep between what computed whole numbers lie."""
+        try:
+            every = bounds.bounded(call, views=plan.views)
+        except (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError):
+            return
+        for x, found in zip(call.outs, every, strict=False):
+            if found is not None:
+                self._bounds[x] = found
 
     def _kept(self, plan: Plan, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return arguments in which what is about to be overwritten stands as it was."""
@@ -381,6 +401,7 @@ class Tracker(TorchDispatchMode, Run):
         node = self._node(call, plan.name)
         keep = self.memory.replace if plan.name in RESIZES else self.memory.write
         for x, shadow in zip(written, shadows, strict=False):
+            self._bounds.pop(x, None)
             keep(x, self._fitted(call, x, shadow, node))
 
     def _fitted(self, call: Call, x: Tensor, shadow: Shadow, node: Node | None) -> Shadow:
@@ -463,6 +484,7 @@ def plan_of(func: OpOverload) -> Plan:
         random=random,
         composite=found is None and func.has_kernel_for_dispatch_key(key),
         decomposition=decomposition_table.get(func),
+        bounds=func.overloadpacket in bounds.FOLLOWS or (views and not writes),
     )
 
 

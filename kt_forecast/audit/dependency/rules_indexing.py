@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kt_forecast.audit.dependency.bounds import reached
 from kt_forecast.audit.dependency.calls import Call, Result, Value, rule
 from kt_forecast.audit.dependency.labels import (
     NO,
@@ -108,8 +109,15 @@ def _gathered(call: Call) -> Result:
         return Shadow(shadow.latest.gather(dim, index), shadow.known.gather(dim, index))
     if x.ndim == 0:
         return join(shadow, call.shadow(index))
-    row = greatest(shadow.latest, [dim])[_within(index, dim, x.ndim)]
-    return unknown(torch.maximum(row, call.shadow(index).latest))
+    return unknown(torch.maximum(_rows(call, shadow.latest, dim, index), call.shadow(index).latest))
+
+
+def _rows(call: Call, latest: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Return the greatest label that an index can reach along an axis."""
+    bounds = call.run.bounds(index)
+    if bounds is None:
+        return greatest(latest, [dim])[_within(index, dim, latest.ndim)]
+    return reached(latest, dim, bounds, index)
 
 
 def _within(index: Tensor, dim: int, ndim: int) -> tuple[slice, ...]:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from kt_forecast.audit.dependency.calls import Call, Result, rule
 from kt_forecast.audit.dependency.labels import (
+    NO,
     NONE,
     YES,
     Shadow,
@@ -38,6 +39,22 @@ def product(a: Tensor, b: Tensor, of_a: Shadow, of_b: Shadow) -> Tensor:
     rows = _reached(of_a.latest.mT, None if zero_b is None else zero_b.mT).mT
     columns = _reached(of_b.latest, zero_a)
     return torch.maximum(rows, columns)
+
+
+def emptied(a: Tensor, b: Tensor, of_a: Shadow, of_b: Shadow) -> Tensor:
+    """Return which numbers of a batch of matrix products are known to be zero.
+
+    Such is a number whose every term has a factor known to be zero: a product of triangles is a
+    triangle. Arguments as of `product`.
+    """
+    zero_a, zero_b = _zeros(a, of_a), _zeros(b, of_b)
+    rows = NO if zero_a is None else zero_a.all(2, keepdim=True)
+    columns = NO if zero_b is None else zero_b.all(1, keepdim=True)
+    if zero_a is None or zero_b is None:
+        return rows | columns
+    if max(len(zero_a), len(zero_b)) * zero_a.shape[1] * zero_b.numel() // len(zero_b) > LIMIT:
+        return rows | columns
+    return (~zero_a).float() @ (~zero_b).float() == 0
 
 
 def _zeros(x: Tensor, shadow: Shadow) -> Tensor | None:
@@ -95,19 +112,21 @@ def _multiplied(call: Call, a: Tensor, b: Tensor) -> Shadow:
     if a.shape[-1] == 0:
         return Shadow(torch.tensor(NONE), YES)
     of_a, of_b = call.shadow(a), call.shadow(b)
-    labels = product(
+    factors = (
         _batched(a, left=True),
         _batched(b, left=False),
         Shadow(_batched(of_a.latest, left=True), _batched(of_a.known, left=True)),
         Shadow(_batched(of_b.latest, left=False), _batched(of_b.known, left=False)),
     )
-    shape = call.out.shape
+    labels, zero = product(*factors), emptied(*factors)
     batch = 1 if a.ndim < 3 and b.ndim < 3 else max(len(a), len(b))
     rows = a.shape[-2] if a.ndim > 1 else 1
     columns = b.shape[-1] if b.ndim > 1 else 1
-    labels = labels.expand(batch, rows, columns).reshape(shape)
+    labels = labels.expand(batch, rows, columns).reshape(call.out.shape)
+    if zero.ndim:
+        zero = zero.expand(batch, rows, columns).reshape(call.out.shape)
     known = every(of_a.known, keep=False) & every(of_b.known, keep=False)
-    return Shadow(labels, known)
+    return decided(Shadow(labels, known), zero)
 
 
 @rule("mm", "bmm", "mv", "dot", "vdot")
