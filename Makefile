@@ -42,6 +42,7 @@ fmt: $(STAMP) ## put the style right
 
 bench: $(STAMP) ## measure speed and memory against plain loops; takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_data.py --rows 20000000
+	$(BIN)/python tests/benchmarks/bench_help.py
 	$(BIN)/python tests/benchmarks/bench_training.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_forecast.py
 	$(BIN)/python tests/benchmarks/bench_audit.py

@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import polars as pl
 import pytest
@@ -157,9 +156,7 @@ def test_looking_at_series_loads_no_torch(own, tmp_path):
         f"app(['data', 'check', {str(own / 'sales.csv')!r}, *{MAPPED!r}], standalone_mode=False)\n"
         "print('torch' in sys.modules)"
     )
-    before = time.perf_counter()
     told = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert told.stdout.splitlines()[-1] == "False"
-    assert time.perf_counter() - before < 60

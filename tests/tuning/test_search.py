@@ -1,7 +1,7 @@
 """One process at a study: what counts, what is pruned, what comes back."""
 
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from kt_forecast.tuning import (
     search,
 )
 from kt_forecast.tuning.desk import Desk
+from kt_forecast.tuning.frozen import seen
 from kt_forecast.tuning.ledger import Trial, counts, slots
 from kt_forecast.tuning.sampling import pruner
 from kt_forecast.tuning.storage import Lock, open_storage, opened
 from kt_forecast.tuning.study import _space
 
-SECONDS_A_TRIAL = 0.05
+SECONDS, SECONDS_A_TRIAL = 10.0, 1.0
 
 
 def done(
@@ -215,33 +216,38 @@ def test_memory_that_runs_out_and_scores_that_are_no_numbers_are_pruned() -> Non
     assert reasons == {"no memory was left", "its score is nan"}
 
 
-def test_time_that_is_up_ends_the_study_and_keeps_what_was_found() -> None:
-    plain, spent = problem(), [0.0]
+def test_time_that_is_up_ends_the_study_and_keeps_what_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, clock = problem(), [0.0]
 
     def run(sections: Any, seed: int, tell: Callable[[Any], None]) -> Outcome:
-        time.sleep(SECONDS_A_TRIAL)
-        spent[0] += SECONDS_A_TRIAL
+        clock[0] += SECONDS_A_TRIAL
         return plain.run(sections, seed, tell)
 
-    done({"trials": 1})  # what is imported first is no part of the time
+    monkeypatch.setattr(
+        "kt_forecast.tuning.desk.seen", lambda one: replace(seen(one), seconds=SECONDS_A_TRIAL)
+    )
     how = Search(hours=1.0, pruner="none", seeds=2, finalists=1)
-    found = search(problem(run), how, Place("toy"), Budget(2.0, now=lambda: spent[0]))
-    assert spent[0] < 2.0 + SECONDS_A_TRIAL
+    found = search(problem(run), how, Place("toy"), Budget(SECONDS, now=lambda: clock[0]))
+    assert clock[0] <= SECONDS
     assert len(found.trials) > 3
     assert found.winner is not None
     assert len(found.repeats[found.winner]) == 2, "time was kept for the finalists"
 
 
 def test_a_trial_cut_off_by_the_time_is_put_back(tmp_path: Path) -> None:
+    clock = [0.0]
+
     def slow(sections: Any, seed: int, tell: Callable[[Any], None]) -> Outcome:
         for number in range(1, 1000):
-            time.sleep(0.01)
+            clock[0] += SECONDS_A_TRIAL
             tell(Epoch(number, {"auc": 0.1}))
         return Outcome(0.1)
 
     journal = tmp_path / "journal.log"
     how = Search(trials=2, seeds=1, pruner="none", space={"settings": {"n": [4, 8]}})
-    found = search(problem(slow), how, Place("toy", journal), Budget(time.time() + 0.2))
+    found = search(problem(slow), how, Place("toy", journal), Budget(SECONDS, now=lambda: clock[0]))
     assert [one.state for one in found.trials] == ["waiting"]
     assert found.winner is None
     assert [one.state for one in done({"trials": 2}, journal).trials] == ["complete"] * 2
