@@ -36,8 +36,12 @@ from kt_forecast.nn.stack import MixingLayer, Stack
 from kt_forecast.nn.streams import Span, appended
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
-SEGMENTS_AT_ONCE = 8
-"""Segments or rows whose weights are there at once; those of more are formed again."""
+SEGMENTS_KEPT = 8
+"""Segments or rows whose weights are kept for the backward pass; those of more are formed again."""
+NUMBERS_AT_ONCE = 2**28
+"""Numbers of logits, keys and values that are there at once."""
+EVEN = 16
+"""Keys are filled up to whole multiples of these, as fused kernels of GPUs want them."""
 STEPS_KEPT = 512
 """Steps for which levels of blocks are kept for the backward pass; those of more are not."""
 
@@ -174,27 +178,40 @@ class Fixed(Combining):
         number: Tensor,
         span: Span,
     ) -> Tensor:
-        """Weigh steps and regions, a few segments at a time."""
-        some, first = SEGMENTS_AT_ONCE, span.high // self.segment
+        """Weigh steps and regions, as many segments at a time as memory bears."""
+        first, keys = span.high // self.segment, self.segment + regions.shape[1] + EVEN
+        each = len(q) * self.heads * keys * (2 * self.size + q.shape[3])
+        some = max(NUMBERS_AT_ONCE // each, 1)
         pieces = []
         for low in range(0, q.shape[1], some):
             high = min(low + some, q.shape[1])
             most = min(first + high - 1, regions.shape[1])
             args = (*(t[:, low:high] for t in (q, k, v)), regions[:, :most], place)
-            again = q.shape[1] > some
+            again = q.shape[1] > SEGMENTS_KEPT
             pieces.append(formed(self._part, *args, number[:, low:high], again=again))
-        return torch.cat(pieces, 1)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
     def _part(
         self, q: Tensor, k: Tensor, v: Tensor, regions: Tensor, place: Tensor, number: Tensor
     ) -> Tensor:
-        key, value = self.split(regions[:, None])
+        if q.shape[3] > 1:
+            regions = F.pad(regions, (0, 0, 0, -(self.segment + regions.shape[1]) % EVEN))
         near = torch.arange(self.segment, device=q.device) <= place[..., None]
         far = torch.arange(regions.shape[1], device=q.device) < number[..., None]
-        direct = (q @ k.mT).masked_fill(~near[:, None, None], float("-inf"))
-        region = (q @ key.mT).masked_fill(~far[:, :, None, None], float("-inf"))
-        weight = (torch.cat([direct, region], -1) * self.size**-0.5).softmax(-1).to(v)
-        return weight[..., : self.segment] @ v + weight[..., self.segment :] @ value
+        shape = (max(len(near), len(far)), far.shape[1], near.shape[1], -1)
+        visible = torch.cat([near[:, None].expand(shape), far[:, :, None].expand(shape)], -1)
+        if len(visible) > 1:
+            visible = visible[:, None].expand(-1, self.heads, *shape[1:]).flatten(0, 1)
+        # Segments stand where the fused kernels expect heads: these take four axes only.
+        keys, values = (
+            torch.cat([own, other.expand(-1, own.shape[1], -1, -1, -1)], 3)
+            .transpose(1, 2)
+            .flatten(0, 1)
+            for own, other in zip((k, v), self.split(regions[:, None]), strict=True)
+        )
+        asked = q.transpose(1, 2).flatten(0, 1)
+        y = F.scaled_dot_product_attention(asked, keys, values, attn_mask=visible)
+        return y.unflatten(0, (len(q), self.heads)).transpose(1, 2)
 
 
 class Log(Combining):
@@ -296,12 +313,14 @@ class Axial(Combining):
         plane = F.pad(state, (0, 0, 0, rows * size - state.shape[1])).unflatten(1, (rows, size))
         q, k, v = self.split(plane)
         pooled = torch.stack([k.cummax(1).values, q.cummax(1).values])
+        each = len(x) * self.heads * size * 2 * (rows + size + self.size)
+        at_once = max(NUMBERS_AT_ONCE // each, 1)
         pieces = []
-        for low in range(0, grid.segments, SEGMENTS_AT_ONCE):
-            some = number[:, low : low + SEGMENTS_AT_ONCE]
+        for low in range(0, grid.segments, at_once):
+            some = number[:, low : low + at_once]
             above = min(span.high // size + low + some.shape[1], rows)
             args = (q, k[:, :above], v[:, :above], pooled[:, :, :above], some)
-            again = grid.segments > SEGMENTS_AT_ONCE
+            again = grid.segments > SEGMENTS_KEPT
             pieces.append(formed(self._part, *args, again=again))
         y = torch.cat(pieces, 1).transpose(2, 3).flatten(3)
         return self.out(grid.steps(y)), state
