@@ -48,6 +48,8 @@ def running_softmax(
     read: Float[Tensor, "batch head point size"],
     mass: Float[Tensor, "batch head point"],
     real: Bool[Tensor, "batch time"] | None = None,
+    *,
+    chunk: int | None = None,
 ) -> tuple[
     Float[Tensor, "batch head time point size"],
     Float[Tensor, "batch head point size"],
@@ -55,8 +57,9 @@ def running_softmax(
 ]:
     """Return what queries that stay the same read of the values up to each step, and at the end.
 
-    All pairs of these steps are compared: hand over a chunk at a time. Every exponent is at most
-    zero, and no step's is taken relative to a later one.
+    Steps are compared pair by pair within chunks, and so are chunks: hand over about as many chunks
+    at a time as a chunk has steps. Every exponent is at most zero, and no step's is taken relative
+    to a later one.
 
     Args:
         logits: of every step for each query.
@@ -64,6 +67,7 @@ def running_softmax(
         read: what the queries read of the steps before.
         mass: logarithm of the sum of the exponentials of those steps' logits; `NOTHING` for none.
         real: where there is a step; None for everywhere.
+        chunk: steps compared pair by pair; all by default.
 
     Returns:
         What is read at each step; and ``read`` and ``mass`` after the last.
@@ -74,14 +78,29 @@ def running_softmax(
         if real is not None:
             logits = logits.masked_fill(~real[:, None, :, None], NOTHING)
             value = value * real[:, None, :, None]
-        each = logits.mT[..., None, :]
-        steps = logits.shape[2]
-        past = torch.ones(steps, steps, dtype=torch.bool, device=logits.device).tril()
-        before = mass[..., None, None].expand(-1, -1, -1, steps, 1)
-        weight = torch.cat([before, each.masked_fill(~past, -torch.inf)], -1).softmax(-1)
-        reads = weight[..., :1] * read[..., None, :] + weight[..., 1:] @ value[:, :, None]
-        mass = torch.cat([mass[..., None], logits.mT], -1).logsumexp(-1)
-        return reads.transpose(2, 3), reads[:, :, :, -1], mass
+        steps, points = logits.shape[2:]
+        size = min(chunk or steps, steps)
+        missing = -steps % size
+        each = F.pad(logits, (0, 0, 0, missing), value=NOTHING).unflatten(2, (-1, size)).mT
+        value = F.pad(value, (0, 0, 0, missing)).unflatten(2, (-1, size))
+        # What stands before each chunk, and after the last: what was carried, and chunks as wholes.
+        wholes = torch.cat([mass[:, :, None], each.logsumexp(-1)], 2).mT[..., None, :]
+        totals = torch.cat([read[:, :, None], each.softmax(-1) @ value], 2).transpose(2, 3)
+        wholes = wholes.masked_fill(~_past(wholes), -torch.inf)
+        reads_before, before = wholes.softmax(-1) @ totals, wholes.logsumexp(-1)
+        read, mass = reads_before[:, :, :, -1], before[..., -1]
+        carried = before[..., :-1].mT[..., None, None].expand(*each.shape, 1)
+        each = each[..., None, :]
+        weight = torch.cat([carried, each.masked_fill(~_past(each), -torch.inf)], -1).softmax(-1)
+        own = weight.flatten(3, 4) @ F.pad(value, (0, 0, 1, 0))
+        earlier = reads_before[:, :, :, :-1].transpose(2, 3)[..., None, :]
+        reads = weight[..., :1] * earlier + own.unflatten(3, (points, size))
+        return reads.transpose(3, 4).flatten(2, 3)[:, :, :steps], read, mass
+
+
+def _past(x: Tensor) -> Tensor:
+    """Return which of the entries of the last axis do not stand after each one."""
+    return torch.ones(x.shape[-1], x.shape[-1], dtype=torch.bool, device=x.device).tril()
 
 
 def _chunked(x: Tensor, size: int) -> Tensor:

@@ -34,6 +34,9 @@ from kt_forecast.nn.stack import Stack
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
+NUMBERS_AT_ONCE = 2**25
+"""Numbers of points of steps that are written out at a time."""
+
 
 class SetTransformerConfig(HeadsConfig):
     """Settings of the Set Transformer.
@@ -46,8 +49,7 @@ class SetTransformerConfig(HeadsConfig):
         normed: normalise what a block adds up, as the paper has it and its code only on demand.
         published: let points read the whole set, which leaks.
         dropout: probability of dropping a number of what a step reads.
-        chunk: steps whose points are written out at a time; changes cost, and results by rounding
-            only.
+        chunk: steps compared pair by pair; changes cost, and results by rounding only.
     """
 
     even_heads: ClassVar[bool] = False
@@ -132,9 +134,13 @@ class InducedLayer(nn.Module):
             return self._given(x, (logits.softmax(2).mT @ value)[:, :, None]), state
         read, mass = state.read, state.mass
         mass = mass.masked_fill((span.before == 0)[:, None, None], NOTHING)
+        # Chunks are compared pair by pair too, and no more at once than there are steps in one.
+        chunks = NUMBERS_AT_ONCE // (len(x) * self.points.numel() * self.chunk)
+        some = self.chunk * min(max(chunks, 1), self.chunk)
+        parts = x.split(some, 1)
+        marks = [None] * len(parts) if real is None else real.split(some, 1)
         pieces = []
-        marks = [None] * len(x.split(self.chunk, 1)) if real is None else real.split(self.chunk, 1)
-        for steps, mark in zip(x.split(self.chunk, 1), marks, strict=True):
+        for steps, mark in zip(parts, marks, strict=True):
             if torch.is_grad_enabled() and span.length > self.chunk:
                 args = (steps, read, mass, mark)
                 y, read, mass = checkpoint(self._piece, *args, use_reentrant=False)
@@ -142,13 +148,15 @@ class InducedLayer(nn.Module):
                 y, read, mass = self._piece(steps, read, mass, mark)
             pieces.append(y)
         nothing = (span.before + span.count == 0)[:, None, None]
-        return torch.cat(pieces, 1), PointsState(read, mass.masked_fill(nothing, 0.0))
+        y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+        return y, PointsState(read, mass.masked_fill(nothing, 0.0))
 
     def _piece(
         self, x: Tensor, read: Tensor, mass: Tensor, real: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Do a chunk of steps, whose points are all written out."""
-        reads, read, mass = running_softmax(*self._told(x), read, mass, real)
+        """Do some chunks of steps, whose points are all written out."""
+        told = self._told(x)
+        reads, read, mass = running_softmax(*told, read, mass, real, chunk=self.chunk)
         return self._given(x, reads), read, mass
 
     def _told(

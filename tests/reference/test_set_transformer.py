@@ -94,13 +94,15 @@ def test_points_pool_the_past_whatever_its_order():
     torch.testing.assert_close(read(module, other)[:, -1], read(module, x)[:, -1], **CLOSE)
 
 
+@pytest.mark.parametrize("inner", [None, 1, 3])
 @pytest.mark.parametrize("chunk", [1, 5, STEPS])
-def test_a_running_softmax_is_a_softmax_of_every_prefix(chunk):
+def test_a_running_softmax_is_a_softmax_of_every_prefix(chunk, inner):
     logits, value = 30 * noise(2, 2, STEPS, 3), noise(2, 2, STEPS, 4, seed=2)
     read_, mass = torch.zeros(2, 2, 3, 4).double(), torch.full((2, 2, 3), NOTHING).double()
     for low in range(0, STEPS, chunk):
         part = slice(low, low + chunk)
-        reads, read_, mass = running_softmax(logits[:, :, part], value[:, :, part], read_, mass)
+        told = logits[:, :, part], value[:, :, part]
+        reads, read_, mass = running_softmax(*told, read_, mass, chunk=inner)
         for t in range(reads.shape[2]):
             weight = logits[:, :, : low + t + 1].softmax(2)
             torch.testing.assert_close(
@@ -109,12 +111,13 @@ def test_a_running_softmax_is_a_softmax_of_every_prefix(chunk):
     torch.testing.assert_close(mass, logits.logsumexp(2), **CLOSE)
 
 
-def test_a_later_logit_however_large_hides_no_earlier_step():
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_later_logit_however_large_hides_no_earlier_step(chunk):
     logits, value = noise(1, 1, 6, 2).float(), noise(1, 1, 6, 4, seed=2).float()
     empty = torch.zeros(1, 1, 2, 4), torch.full((1, 1, 2), NOTHING)
-    calm = running_softmax(logits, value, *empty)[0]
+    calm = running_softmax(logits, value, *empty, chunk=chunk)[0]
     logits[:, :, -1] = 1e4
-    loud = running_softmax(logits, value, *empty)[0]
+    loud = running_softmax(logits, value, *empty, chunk=chunk)[0]
     assert torch.equal(loud[:, :, :-1], calm[:, :, :-1])
     torch.testing.assert_close(loud[:, :, -1], value[:, :, -1:].expand(-1, -1, 2, -1))
 
