@@ -14,6 +14,7 @@ from kt_forecast.audit.axes import along_clocks, bound, find_axes, harvested, ne
 from kt_forecast.audit.backends import compiler, compiling, paths
 from kt_forecast.audit.contract import Clock, Contract, ContractError
 from kt_forecast.audit.findings import Findings
+from kt_forecast.audit.likeness import compared
 from kt_forecast.audit.memory import reads_back
 from kt_forecast.audit.nest import calling, flattened
 from kt_forecast.audit.picture import Drawing
@@ -334,19 +335,27 @@ class _Audit:
 
     def _compare_plain(self) -> None:
         """Follow the plain form of the call only if it says the same as the call."""
-        if self.runner.plain is self.runner.call:
+        plain, call = self.runner.plain, self.runner.call
+        if plain is call:
             return
-        other = Runner(self.runner.model, self.runner.plain, self.runner.seed)
-        everywhere = {p: torch.ones(y.shape, dtype=torch.bool) for p, y in self.outputs.items()}
-        for mode in self.modes:
-            setting = Setting(mode, double=self.double)
-            own, found = self.runner(self.inputs, setting), other(self.inputs, setting)
-            far = moved(found, own, everywhere) if found.keys() == own.keys() else None
-            if found.keys() != own.keys() or (far and not is_rounding(found, own, far)):
-                self.reasons.append("the plain form of the call gives other outputs than the call")
-                self.runner.plain = self.runner.call
-                return
-        self.conditions.append("the call equals its plain form everywhere, as it does here")
+        self.runner.plain = call
+        settings = [Setting(mode) for mode in self.modes]
+        if all(same_program(self.runner, self.inputs, [(call, s), (plain, s)]) for s in settings):
+            return
+        like = compared(
+            self.runner, plain, self.inputs, self.clocks, self.axes, self.modes, double=self.double
+        )
+        if like.unlike or not like.inputs:
+            self.reasons.append(
+                "the plain form of the call gives other outputs than the call"
+                f" ({like.unlike or 'it does not run'})"
+            )
+            return
+        self.runner.plain = plain
+        self.conditions.append(
+            "the call equals its plain form, which was followed, everywhere, as it did on "
+            f"{like.inputs} inputs of many kinds, in slopes on {like.slopes} of them"
+        )
 
     def _bind(self) -> None:
         """Find time axes where the contract leaves them open, and spread its clocks."""
@@ -399,7 +408,8 @@ class _Audit:
         for mode in self.modes:
             setting = Setting(mode)
             others = [Setting(m) for m in self.modes if m != mode and m in self.rows_proved]
-            if others and same_program(self.runner, self.inputs, [others[0], setting]):
+            ways = [(self.runner.plain, way) for way in (*others[:1], setting)]
+            if others and same_program(self.runner, self.inputs, ways):
                 self.rows_proved.add(mode)
                 same.append(f"{mode} runs the operations of {others[0].mode}")
                 continue
@@ -561,16 +571,19 @@ class _Audit:
 
     def _moves(self) -> bool:
         """Return whether replacing everything moves anything: else a search has no power."""
+        everywhere = {p: torch.ones(y.shape, dtype=torch.bool) for p, y in self.outputs.items()}
+        found = self.runner(self._replaced(), Setting())
+        return moved(found, self.outputs, everywhere) is not None
+
+    def _replaced(self) -> dict[str, Tensor]:
+        """Return the inputs with everything replaced that has a clock."""
         generator = self._generator()
-        where = {n: torch.ones_like(x, dtype=torch.bool) for n, x in self.inputs.items()}
         other = {
-            n: replaced(x, where[n], kinds(x)[0], generator)
+            n: replaced(x, torch.ones_like(x, dtype=torch.bool), kinds(x)[0], generator)
             for n, x in self.inputs.items()
             if any(n in clocks.available for clocks in self.clocks)
         }
-        everywhere = {p: torch.ones(y.shape, dtype=torch.bool) for p, y in self.outputs.items()}
-        found = self.runner(self.inputs | other, Setting())
-        return moved(found, self.outputs, everywhere) is not None
+        return self.inputs | other
 
     def _searched(self, search: Search, settings: Iterable[tuple[Setting, bool]]) -> None:
         names = list(search.clocks.available)

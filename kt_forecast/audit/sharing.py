@@ -18,7 +18,7 @@ from kt_forecast.audit.dependency.escapes import eager
 from kt_forecast.audit.dependency.labels import NEVER, thin
 from kt_forecast.audit.proving import Proof, prove, row_count, tracked_as
 from kt_forecast.audit.replacing import Clocks
-from kt_forecast.audit.running import Runner, Setting, kept, path_of, seeded
+from kt_forecast.audit.running import Call, Runner, Setting, kept, path_of, seeded
 
 CONSTANTS = 2**24
 """Elements of constants that are compared by value at most."""
@@ -228,27 +228,29 @@ class _Program(TorchDispatchMode):
         return int(self._places[x])
 
 
-def same_program(runner: Runner, inputs: dict[str, Tensor], settings: Sequence[Setting]) -> bool:
-    """Return whether a model runs the same operations on the same tensors in several settings.
+def same_program(
+    runner: Runner, inputs: dict[str, Tensor], ways: Sequence[tuple[Call, Setting]]
+) -> bool:
+    """Return whether a model runs the same operations on the same tensors in several ways.
 
     What tracking says of one of them then holds for all: it depends on nothing else.
 
     Args:
         runner: runs the model.
         inputs: tensors by name.
-        settings: to compare, with the model's own weights.
+        ways: calls and settings to compare, with the model's own weights.
     """
     first: _Program | None = None
     said = None
     try:
-        for setting in settings:
+        for call, setting in ways:
             with kept(runner.model), runner.set(setting), seeded(runner.seed):
                 given = detached(inputs)
                 model = [*runner.model.parameters(), *runner.model.buffers()]
                 program = _Program([*given.values(), *model], like=first)
                 with torch.no_grad(), eager(), program:
                     with path_of(tracked_as(setting)):
-                        out = runner.plain(given)
+                        out = call(given)
                     ends = {path: program.said(x) for path, x in leaves(out).items()}
             if first is not None and (ends != said or len(program.steps) != len(first.steps)):
                 return False

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kt_forecast.audit import Contract, Report, audit, clock
+from kt_forecast.nn.plain import plainly
 from kt_forecast.sequences.series import WindowBatch
 from kt_forecast.tasks.forecasting import SeriesForecaster
 
@@ -48,6 +49,10 @@ def audit_forecaster(model: Any, batch: WindowBatch, *, moments: int = 16) -> Re
     def call(changed: dict[str, Tensor]) -> Tensor:
         return model(replace(here, **changed).window, origins=count)  # type: ignore[arg-type]
 
+    def followed(changed: dict[str, Tensor]) -> Tensor:
+        with plainly(model):
+            return call(changed)
+
     modes = BOTH if task.dense else BOTH[:1]
 
     def weighed(changed: dict[str, Tensor]) -> Tensor:
@@ -57,14 +62,14 @@ def audit_forecaster(model: Any, batch: WindowBatch, *, moments: int = 16) -> Re
             seen.append(out)
             return out.sum(), out.new_tensor(out.numel())
 
-        with patch.object(model, "_losses", note):
+        with plainly(model), patch.object(model, "_losses", note):
             model.loss(replace(here, **changed))  # type: ignore[arg-type]
         return seen[0]
 
     contract = _from_origins(inputs, first)
     return audit(
         model, inputs, contract,
-        call=call, training=weighed, modes=modes, moments=moments, skip=PLAIN,
+        call=call, plain=followed, training=weighed, modes=modes, moments=moments, skip=PLAIN,
     )  # fmt: skip
 
 

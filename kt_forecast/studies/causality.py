@@ -15,10 +15,12 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from kt_forecast import zoo
 from kt_forecast.audit import Report, audit, causal
 from kt_forecast.errors import InputError
+from kt_forecast.nn.plain import plainly
 from kt_forecast.nn.system import System, SystemConfig
 
 ROWS, STEPS, WIDTH = 2, 160, 16
@@ -228,11 +230,21 @@ def _audited(system: System, changed: dict[str, Any]) -> Form | None:
     torch.manual_seed(0)
     module = system.build(config)
     steps = torch.randn(ROWS, STEPS, WIDTH, generator=torch.Generator().manual_seed(1))
+
+    def call(inputs: dict[str, Tensor]) -> Tensor:
+        found: Tensor = module(*inputs.values())[0]
+        return found
+
+    def followed(inputs: dict[str, Tensor]) -> Tensor:
+        with plainly(module):
+            return call(inputs)
+
     report = audit(
         module,
         steps,
         causal(axis=1),
-        call=lambda inputs: module(*inputs.values())[0],
+        call=call,
+        plain=followed,
         modes=("evaluation",),
         moments=MOMENTS,
         skip=SKIPPED,

@@ -1,14 +1,15 @@
 """The audit that every trained knowledge tracer gets, without being asked."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from kt_forecast.audit import Report, audit, kt
+from kt_forecast.nn.plain import plainly
 from kt_forecast.sequences.interactions import Batch
 from kt_forecast.tasks import history
 from kt_forecast.tasks.knowledge_tracing import Tracer
@@ -49,12 +50,12 @@ def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
         return logits.masked_fill(~batch.real, 0.0)
 
     def followed(changed: dict[str, Tensor]) -> Tensor:
-        with _plainly():
+        with _plainly(tracer):
             return call(changed)
 
     def loss(changed: dict[str, Tensor]) -> Tensor:
         # Telling the next question from others compares with those, so that it must read them.
-        with _plainly(), patch.object(tracer, "_next_question", lambda *_: torch.zeros(())):
+        with _plainly(tracer), patch.object(tracer, "_next_question", lambda *_: torch.zeros(())):
             return tracer.loss(told(changed))[0]
 
     return audit(
@@ -63,6 +64,8 @@ def audit_tracer(tracer: Tracer, batch: Batch, *, moments: int = 16) -> Report:
     )  # fmt: skip
 
 
-def _plainly() -> AbstractContextManager[Any]:
+@contextmanager
+def _plainly(tracer: Tracer) -> Iterator[None]:
     names = ("counts_before", "last_before")
-    return patch.multiple(history, **{name: getattr(plain, name) for name in names})
+    with plainly(tracer), patch.multiple(history, **{name: getattr(plain, name) for name in names}):
+        yield

@@ -175,6 +175,9 @@ class PredictedAttention(nn.Module):
     def highest(self, asking: OfHeads, codes: OfHeads, span: Span) -> tuple[Chosen, Chosen]:
         """Return the places of the highest predictions of each step, and which are in its past.
 
+        What lies later is not read; in its stead the step itself is named, so that nothing later
+        can be.
+
         Args:
             asking: codes of the steps that read.
             codes: of all steps.
@@ -208,8 +211,8 @@ class PredictedAttention(nn.Module):
             score[..., first:].masked_fill_(hidden, float("-inf"))
             found.append(largest(score, kept))
         chosen = found[0] if len(found) == 1 else torch.cat(found, 2)
-        past = chosen <= place[:, None, :, None]
-        return chosen.clamp_max_(slots - 1), past
+        own = place[:, None, :, None]
+        return chosen.clamp_max(own.clamp_max(slots - 1)), chosen <= own
 
     def _missed(
         self, q: OfHeads, keys: OfHeads, asking: OfHeads, codes: OfHeads, span: Span

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Rotary
 from kt_forecast.nn.grouped import Groups, Recent, near
+from kt_forecast.nn.plain import Slowly, last_of_group
 from kt_forecast.nn.reversible import ReversibleLayer, ReversibleStack
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, System
@@ -91,8 +92,10 @@ class HashedAttention(nn.Module):
 
     Attributes:
         rotations: random; of each head and round.
+        slowly: see `kt_forecast.nn.plain.plainly`.
     """
 
+    slowly = Slowly({"_in_buckets": "_among_all"})
     rotations: Tensor
 
     def __init__(self, config: ReformerConfig) -> None:
@@ -160,6 +163,19 @@ class HashedAttention(nn.Module):
             new.append(self._elsewhere(groups.labels(FAR)))
         kept = (groups.last(x, before) for x, before in zip(new, state.kept, strict=True))
         return merged, Recent(groups.count, tuple(kept))
+
+    def _among_all(
+        self, q: Tensor, v: Tensor, bucket: Tensor, state: Recent, span: Span
+    ) -> tuple[Tensor, Recent]:
+        """Return what `_in_buckets` returns to a sequence that ends here, from all pairs."""
+        read = last_of_group(bucket, self.window, span)
+        met = read.unflatten(1, (self.heads, self.rounds)).sum(2).clamp_min(1)
+        logits = q @ F.normalize(q, dim=-1).mT - met.to(q.dtype).log()
+        own = torch.eye(q.shape[2], dtype=torch.bool, device=q.device)
+        logits = self._each_round(logits + torch.where(own, ITSELF, 0.0))
+        logits = logits.masked_fill(~read, float("-inf"))
+        values = self._each_round(v.nan_to_num())
+        return self._merged(logits.softmax(-1) @ values, logits.logsumexp(-1, keepdim=True)), state
 
     @torch.no_grad()
     def _less(self, groups: Groups, state: Recent, q: Tensor) -> Float[Tensor, "*block slot twice"]:

@@ -33,6 +33,7 @@ from kt_forecast.nn.attention import Rotary
 from kt_forecast.nn.grouped import Groups, Recent, near
 from kt_forecast.nn.heads import Kept, begins, joined
 from kt_forecast.nn.learning import LearningStack
+from kt_forecast.nn.plain import Slowly, last_of_group
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.stack import MixingLayer
 from kt_forecast.nn.streams import Span
@@ -89,8 +90,10 @@ class RoutedAttention(nn.Module):
 
     Attributes:
         lost: see `kt_forecast.nn.learning.Losing`.
+        slowly: see `kt_forecast.nn.plain.plainly`.
     """
 
+    slowly = Slowly({"_routed": "_among_all"})
     lost: Tensor | None = None
 
     def __init__(self, config: RoutingConfig) -> None:
@@ -175,6 +178,14 @@ class RoutedAttention(nn.Module):
             return groups.taken(read), kept
         after = Recent(groups.count, (groups.last(both, kept.kept[0]),))
         return groups.taken(read), after
+
+    def _among_all(
+        self, q: Tensor, v: Tensor, cluster: Tensor, kept: Recent, span: Span
+    ) -> tuple[Tensor, Recent]:
+        """Return what `_routed` returns to a sequence that ends here, from all pairs of steps."""
+        read = last_of_group(cluster, self.window, span)
+        logits = (q @ q.mT * self.size**-0.5).masked_fill(~read, float("-inf"))
+        return logits.softmax(-1) @ v.nan_to_num(), kept
 
     def _chosen(self, q: Tensor, v: Tensor, alike: Tensor, span: Span) -> Tensor:
         """Read the earlier ones of the steps that each cluster chose among all, as published."""
