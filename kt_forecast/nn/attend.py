@@ -46,6 +46,14 @@ TILED_FROM = 512
 At half as many it was already several times as fast as blocks on an H200, but it is compiled for
 each shape of mask, and short sequences come in many lengths.
 """
+PAIRS_LEARNED = 2**23
+"""Pairs in tiles up to which FlexAttention learns numbers by distance.
+
+Each pair adds to the slope of one of few numbers, which on an H200 took most of the time of long
+sequences: by arithmetic windows that are written out are faster then.
+"""
+PAIRS_WRITTEN = 2**27
+"""Pairs of windows that are written out at most where FlexAttention could do without."""
 QUERY_CHUNK = 512
 """Queries attended at a time where a mask must be written out."""
 LEAST_SIZE = 16
@@ -109,7 +117,7 @@ def attend_weighed(
     """Do as `attend` within a window, with learned numbers added by distance; see `weighed`."""
     window, steps = bias.shape[1], query.shape[2]
     if kernel == "auto":
-        flex = key.shape[2] == steps and tiled(query)
+        flex = key.shape[2] == steps and learns_in_tiles(query, window)
         kernel = "flex" if flex else "blocks"
     if kernel != "flex":
         return weighed(query, key, value, window, before=before, bias=bias)
@@ -195,6 +203,13 @@ def tiled(query: Steps) -> bool:
     steps, size = query.shape[2:]
     able = query.is_cuda and query.dtype != torch.float64 and size >= LEAST_SIZE
     return able and steps >= TILED_FROM and not torch.compiler.is_exporting()
+
+
+def learns_in_tiles(query: Steps, window: int) -> bool:
+    """Return whether FlexAttention is to learn numbers by distance within a window."""
+    each = query.shape[:3].numel()
+    few = each * (window + TILE) <= PAIRS_LEARNED
+    return tiled(query) and (few or each * 2 * window > PAIRS_WRITTEN)
 
 
 def _exact(
@@ -369,7 +384,7 @@ def _by_chunks(query: Tensor, key: Tensor, value: Tensor, document: Tensor) -> T
 def _again(steps: int, run: Callable[..., Tensor], *args: Tensor) -> Tensor:
     """Run, and once more for the backward pass if there are several chunks: masks are not kept."""
     if steps > QUERY_CHUNK and torch.is_grad_enabled():
-        y: Tensor = checkpoint(run, *args, use_reentrant=False)
+        y: Tensor = checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
         return y
     return run(*args)
 

@@ -73,7 +73,9 @@ def gathered(
         args = (query, k, v, where, keys, begin, first)
         again = torch.is_grad_enabled()
         pieces.append(
-            checkpoint(_attended, *args, use_reentrant=False) if again else _attended(*args)
+            checkpoint(_attended, *args, use_reentrant=False, preserve_rng_state=False)
+            if again
+            else _attended(*args)
         )
     return torch.cat(pieces, 2)
 

@@ -106,14 +106,15 @@ def weighed(
     size = window if beside is None else max(window, beside[1].shape[2])
     pieces = []
     for part in _parts(query.shape[2], key.shape[2], window, size):
-        ago = part.ago(query.device)
-        added = query.new_zeros(()) if bias is None else bias[:, None, ago.clamp(0, window - 1)]
-        added = added.where(part.visible(ago, window, before), float("-inf"))
+        added = query.new_zeros(()) if bias is None else part.by_distance(bias)[:, None]
+        if bias is None or part.begins_in(before):
+            visible = part.visible(part.ago(query.device), window, before)
+            added = added.where(visible, float("-inf"))
         args = [part.steps(query), part.slots(key), part.slots(value), added]
         if beside is not None:
             args += [part.steps(beside[0]), beside[1][:, :, None]]
         if torch.is_grad_enabled():
-            pieces.append(checkpoint(_added, *args, use_reentrant=False))
+            pieces.append(checkpoint(_added, *args, use_reentrant=False, preserve_rng_state=False))
         else:
             pieces.append(_added(*args))
     return _pasted(pieces, query.shape[2])
@@ -183,12 +184,23 @@ class _Part:
         step = torch.arange(self.size, device=device)[:, None] + self.back + self.low - self.start
         return step - torch.arange(self.reach, device=device)
 
+    def by_distance(self, bias: Float[Tensor, "head window"]) -> Float[Tensor, "head step slot"]:
+        """Return the number of each slot's distance from each step; minus infinity outside."""
+        apart = self.back + self.low - self.start
+        around = (self.size + apart - bias.shape[1], self.reach - 1 - apart)
+        row = F.pad(bias.flip(1), around, value=float("-inf"))
+        return row.unfold(1, self.reach, 1).flip(1)
+
+    def begins_in(self, before: Int[Tensor, " batch"] | None) -> bool:
+        """Return whether some of the slots may stand before a sequence's first step."""
+        return before is not None and self.low == 0 and self.back > 0
+
     def visible(
         self, ago: Int[Tensor, "step slot"], window: int, before: Int[Tensor, " batch"] | None
     ) -> Bool[Tensor, "#batch 1 1 step slot"]:
         """Return which slots a block's steps may read."""
         visible = ((ago >= 0) & (ago < window))[None, None, None]
-        if before is None or self.low > 0 or self.back == 0:
+        if before is None or not self.begins_in(before):
             return visible
         slot = torch.arange(self.reach, device=ago.device) + self.start - self.back
         return visible & (before[:, None] + slot >= 0)[:, None, None, None]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.attend import attend_weighed, tiled
+from kt_forecast.nn.attend import attend_weighed
 from kt_forecast.nn.heads import Heads, begins
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.stack import MixingLayer, Stack, StackState
@@ -114,7 +114,7 @@ class Spanned(Heads):
         after = tuple(
             trailing(slots, past.shape[1], span) for slots, past in zip(both, kept, strict=True)
         )
-        if begins(span) and tiled(query):
+        if begins(span) and query.is_cuda:
             return self.merged(attend_weighed(query, key, value, bias)), after
         read, before = (new, None) if begins(span) else (both, span.before)
         parts = []

@@ -108,7 +108,7 @@ def summed(q: Heads, k: Heads, v: Heads) -> tuple[Tensor, Tensor]:
 def formed(run: Callable[..., Tensor], *args: Tensor, again: bool) -> Tensor:
     """Run, keeping nothing for the backward pass but the arguments where ``again`` says so."""
     if again and torch.is_grad_enabled():
-        result: Tensor = checkpoint(run, *args, use_reentrant=False)
+        result: Tensor = checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
         return result
     return run(*args)
 

@@ -183,7 +183,9 @@ class Layer(nn.Module):
         for args in zip(*(t.split(some, 1) for t in (query, kind, *both)), strict=True):
             again = torch.is_grad_enabled()
             pieces.append(
-                checkpoint(self._weigh, *args, use_reentrant=False) if again else self._weigh(*args)
+                checkpoint(self._weigh, *args, use_reentrant=False, preserve_rng_state=False)
+                if again
+                else self._weigh(*args)
             )
         return self.out(torch.cat(pieces, 1))
 

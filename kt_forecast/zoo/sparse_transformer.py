@@ -170,7 +170,9 @@ def strided(query: OfHeads, key: OfHeads, value: OfHeads, stride: int) -> OfHead
         high = min(low + some, q.shape[2])
         args = (q[:, :, low:high], k[:, :, :high], v[:, :, :high])
         if torch.is_grad_enabled():
-            pieces.append(checkpoint(_near_and_far, *args, use_reentrant=False))
+            pieces.append(
+                checkpoint(_near_and_far, *args, use_reentrant=False, preserve_rng_state=False)
+            )
         else:
             pieces.append(_near_and_far(*args))
     return torch.cat(pieces, 2).flatten(2, 3)[:, :, :steps]

@@ -167,7 +167,9 @@ class SynthesizedAttention(nn.Module):
             asked = None if query is None else query[:, low:high]
             args = (x[:, low:high], asked, joined[:, start : before + high], position[:, low:high])
             if torch.is_grad_enabled() and span.length > QUERY_CHUNK:
-                pieces.append(checkpoint(self._read, *args, use_reentrant=False))
+                pieces.append(
+                    checkpoint(self._read, *args, use_reentrant=False, preserve_rng_state=False)
+                )
             else:
                 pieces.append(self._read(*args))
         y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)

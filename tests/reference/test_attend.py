@@ -199,3 +199,12 @@ def test_the_kernel_on_a_gpu_follows_from_length_and_type():
     assert module.fastest(packed, torch.zeros(1, 9, dtype=torch.long)) == "varying"
     assert [module.tiled(queries(steps)) for steps in (tiles - 1, tiles)] == [False, True]
     assert not module.tiled(queries(tiles, dtype=torch.float64))
+
+
+def test_many_pairs_of_learned_distances_are_written_out_on_a_gpu(monkeypatch):
+    """FlexAttention would add the slopes of all of them to few numbers."""
+    assert module.learns_in_tiles(queries(4096), 128)
+    assert not module.learns_in_tiles(queries(65536), 128)
+    assert not module.learns_in_tiles(queries(module.TILED_FROM - 1), 128)
+    monkeypatch.setattr(module, "PAIRS_WRITTEN", 2**20)
+    assert module.learns_in_tiles(queries(65536), 128), "else too much would be written"
