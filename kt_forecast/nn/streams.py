@@ -72,6 +72,11 @@ class Span:
         return self.before[:, None] + self._column
 
     @property
+    def places(self) -> Int[Tensor, "#batch time"]:
+        """Return the steps' positions, of one row where all rows have the same."""
+        return self.position[:1] if self.uniform else self.position
+
+    @property
     def real(self) -> Bool[Tensor, "batch time"]:
         """Return where a step is real."""
         return self._column < self.count[:, None]
@@ -182,6 +187,8 @@ def appended(
         A cache with as many slots as the longest sequence has steps, zero where there are none.
     """
     new = new.to(cache.dtype)
+    if span.ends:
+        return new
     if span.uniform and cache.shape[2] == span.low:
         return torch.cat([cache, new], 2)
     slots = int((span.before + span.count).max())
@@ -202,7 +209,7 @@ def _only_real(
     """Move real steps to the left, run, and put what came of them back."""
     before, steps = state.position, x.shape[1]
     count = torch.full_like(before, steps) if valid is None else valid.sum(1)
-    low, high, least, most = _seen(before, count)
+    low, high, least, most = _seen(before, steps if valid is None else count)
     if least == steps:
         return run(x, state, Span(before, count, steps, low, high, whole=True))
     if most == 0 or valid is None:
@@ -213,8 +220,13 @@ def _only_real(
     return y.new_zeros(x.shape).scatter(1, order, y), state
 
 
-def _seen(before: Tensor, count: Tensor) -> tuple[int, int, int, int]:
+def _seen(before: Tensor, count: Tensor | int) -> tuple[int, int, int, int]:
     """Return the least and greatest of both in one look, for on a GPU each waits for all work."""
+    if isinstance(count, int):
+        low, high = (
+            torch.stack(before.aminmax()).tolist() if len(before) > 1 else 2 * before.tolist()
+        )
+        return low, high, count, count
     ends = torch.stack([*before.aminmax(), *count.aminmax()])
     low, high, least, most = ends.tolist()
     return low, high, least, most

@@ -215,7 +215,7 @@ class PredictedAttention(nn.Module):
         return chosen.clamp_max(own.clamp_max(slots - 1)), chosen <= own
 
     def _missed(
-        self, q: OfHeads, keys: OfHeads, asking: OfHeads, codes: OfHeads, span: Span
+        self, q: Tensor, keys: Tensor, asking: Tensor, codes: Tensor, span: Span
     ) -> Float[Tensor, "batch time"]:
         """Return how wrong the predictions of each step were, at steps drawn for it."""
         place = (span.position[:1] if span.uniform else span.position)[:, None, :, None]

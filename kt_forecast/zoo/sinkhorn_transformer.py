@@ -20,25 +20,26 @@ Departures from the paper:
     - two layers by default; attention weights are never dropped.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.attention import Rotary, turned
 from kt_forecast.nn.heads import joined
 from kt_forecast.nn.relative import Grid
 from kt_forecast.nn.stack import MixingLayer, Stack
 from kt_forecast.nn.streams import Span, appended
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
-BLOCKS_AT_ONCE = 256
-"""Blocks that choose at a time."""
+LOGITS_AT_ONCE = 2**24
+"""Logits of pairs of blocks that are formed at a time."""
 
 
 class SinkhornConfig(HeadsConfig):
@@ -126,25 +127,28 @@ class ChoosingAttention(nn.Module):
             return self.out(joined(self._sorted(q, k, v, span))), state
         grid = Grid.laid(span, self.block, 0)
         keys, values = appended(state.keys, k, span), appended(state.values, v, span)
-        asked, total, left = self._asked(q, state, grid)
+        columns = grid.columns(joined(q))
+        asked, after = self._asked(columns, state, grid)
         number = grid.first[:, None] // self.block
         number = number + torch.arange(grid.segments, device=x.device)
         numbers, weights = self.choices(asked, self._told(keys), number)
-        places = torch.arange(keys.shape[2], device=x.device)[None]
-        read = [
-            self._read(part, null, numbers, weights, number)
-            for part, null in zip((self.rotary(keys, places), values), self.null, strict=True)
-        ]
-        columns = self._columns(self.rotary(q, span.position), grid)
-        slot = torch.arange(self.block, device=x.device)
-        visible = (slot <= slot[:, None]).new_ones(self.block, self.chosen * self.block)
+        place = torch.arange(keys.shape[2], device=x.device)[None]
+        there = self.rotary.angles(place, keys.dtype)
+        if span.uniform and columns.shape[1] == keys.shape[2]:
+            here = there
+        else:
+            place = torch.arange(columns.shape[1], device=x.device)
+            here = self.rotary.angles(grid.first[:, None] + place, keys.dtype)
+        q = self._blocks(turned(self._split(columns).to(keys.dtype), here))
+        blocks = self._blocks(torch.cat([turned(keys, there), values], -1))
+        nulls = torch.cat([*self.null.to(blocks.dtype)], -1)[None, :, None]
+        blocks = torch.cat([nulls.expand(len(x), -1, -1, -1, -1), blocks], 2)
         if not self.cut:
-            visible = torch.cat([visible, slot <= slot[:, None]], 1)
-        q, k, v = (part.flatten(0, 1) for part in (columns, *read))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-        y = y.unflatten(0, columns.shape[:2])
+            mine = number.clamp_max(blocks.shape[2] - 2)[:, None, :, None]
+            numbers = torch.cat([numbers, mine.expand(len(x), self.heads, -1, -1)], -1)
+        y = read(q, blocks, (numbers + 1).clamp_min(0), weights.to(keys.dtype))
         y = grid.steps(y.permute(0, 2, 3, 1, 4).flatten(3))
-        return self.out(y.to(x.dtype)), SinkhornState(keys, values, total, left)
+        return self.out(y.to(x.dtype)), SinkhornState(keys, values, *after)
 
     def choices(
         self,
@@ -162,70 +166,51 @@ class ChoosingAttention(nn.Module):
         Returns:
             The chosen blocks' numbers, below zero for a null block; and their weights.
         """
-        again = torch.is_grad_enabled() and asked.shape[2] > BLOCKS_AT_ONCE
-        found = []
-        for part, own in zip(
-            asked.split(BLOCKS_AT_ONCE, 2), number.split(BLOCKS_AT_ONCE, 1), strict=True
-        ):
-            args = (part, told, own)
-            found.append(
-                checkpoint(self._choose, *args, use_reentrant=False)
-                if again
-                else self._choose(*args)
-            )
-        numbers, weights = (torch.cat(some, 2) for some in zip(*found, strict=True))
-        return numbers, weights
+        numbers, logits, rest = _Chosen.apply(  # type: ignore[no-untyped-call]
+            asked * self.size**-0.5, told, number, self.chosen
+        )
+        weights = []
+        for logit in reversed(logits.unbind(-1)):
+            weights.append((logit - rest).sigmoid())
+            rest = torch.logaddexp(rest, logit)
+        return numbers, torch.stack(weights[::-1], -1)
 
-    def _choose(self, asked: Tensor, told: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-        logits = asked @ told.transpose(-1, -2) * self.size**-0.5
-        earlier = torch.arange(told.shape[2], device=told.device) < number[:, None, :, None]
-        logits = logits.masked_fill(~earlier, float("-inf"))
-        logits = F.pad(logits, (self.chosen, 0))
-        numbers, weights = [], []
-        for _ in range(self.chosen):
-            weight, place = logits.softmax(-1).max(-1, keepdim=True)
-            logits = logits.scatter(-1, place, float("-inf"))
-            numbers.append(place - self.chosen)
-            weights.append(weight)
-        return torch.cat(numbers, -1), torch.cat(weights, -1)
-
-    def _asked(self, q: Tensor, state: SinkhornState, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    def _asked(
+        self, columns: Tensor, state: SinkhornState, grid: Grid
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the mean of all queries up to each block's first step, and what to keep of it."""
-        span = grid.span
-        real = span.real[:, None, :, None]
-        sums = state.total[:, :, None] + (q * real).to(state.total.dtype).cumsum(2)
-        mean = sums / (span.position + 1)[:, None, :, None]
-        asked = self._columns(mean, grid)[:, :, :, 0]
-        goes_on = (span.before % self.block > 0)[:, None, None]
-        first = torch.where(goes_on, state.asked, asked[:, :, 0])
-        asked = torch.cat([first[:, :, None], asked[:, :, 1:]], 2)
+        span, exact = grid.span, state.total.dtype
+        blocks = columns.unflatten(1, (-1, self.block))
+        first = blocks[:, :, 0].to(exact)
+        if not span.whole:
+            real = grid.columns(span.real[..., None].to(columns.dtype))
+            blocks = blocks * real.unflatten(1, (-1, self.block))
+        sums = torch.cat([state.total.flatten(1)[:, None], blocks.sum(2, dtype=exact)], 1)
+        total = sums.cumsum(1)
+        step = torch.arange(grid.segments, device=columns.device) * self.block
+        count = grid.first[:, None] + step + 1
+        asked = self._split((total[:, :-1] + first) / count[..., None])
+        if not (isinstance(grid.shift, int) and grid.shift == 0):
+            goes_on = (span.before % self.block > 0)[:, None, None]
+            begun = torch.where(goes_on, state.asked, asked[:, :, 0])
+            asked = torch.cat([begun[:, :, None], asked[:, :, 1:]], 2)
+        if span.ends:
+            return asked, (state.total, state.asked)
         last = (span.before + span.count - 1) // self.block - span.before // self.block
         last = last.clamp(0, asked.shape[2] - 1)[:, None, None, None]
         left = asked.gather(2, last.expand(-1, self.heads, 1, self.size))[:, :, 0]
         left = torch.where((span.count > 0)[:, None, None], left, state.asked)
-        return asked.to(q.dtype), sums[:, :, -1], left
+        return asked, (total[:, -1].unflatten(1, (self.heads, self.size)), left)
 
     def _told(self, keys: Tensor) -> Tensor:
         """Return the sum of the running means of the keys of each block."""
-        count = torch.arange(1, keys.shape[2] + 1, device=keys.device)[:, None]
-        means = keys.cumsum(2) / count
-        return self._blocks(means).sum(3)
-
-    def _read(
-        self, x: Tensor, null: Tensor, numbers: Tensor, weights: Tensor, own: Tensor
-    ) -> Tensor:
-        """Return what each block reads: the chosen blocks, by their weights, and its own."""
-        nulls = null[None, :, None].expand(len(x), -1, -1, -1, -1).to(x.dtype)
-        blocks = torch.cat([nulls, self._blocks(x)], 2)
-        place, weight = (numbers + 1).clamp_min(0), weights
-        if not self.cut:
-            mine = (own + 1).clamp_max(blocks.shape[2] - 1)[:, None, :, None]
-            mine = mine.expand(len(x), self.heads, -1, -1)
-            place = torch.cat([place, mine], -1)
-            weight = torch.cat([weight, torch.ones_like(weight[..., :1])], -1)
-        index = place.flatten(2)[..., None, None].expand(-1, -1, -1, self.block, self.size)
-        read = blocks.gather(2, index).unflatten(2, place.shape[2:])
-        return (read * weight[..., None, None].to(x.dtype)).flatten(3, 4)
+        blocks = self._blocks(keys)
+        count = torch.arange(blocks.shape[2] * self.block, dtype=keys.dtype, device=keys.device) + 1
+        share = count.reciprocal_().unflatten(0, (-1, self.block))
+        # A key counts in the means from its own step on; one of an earlier block in all of them.
+        since = share.flip(1).cumsum(1).flip(1)[..., None]
+        before = F.pad(blocks.sum(3), (0, 0, 1, -1)).cumsum(2)
+        return (blocks * since).sum(3) + before * since[:, 0]
 
     def _sorted(self, q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
         """Read sorted blocks of the whole sequence, as published."""
@@ -261,13 +246,137 @@ class ChoosingAttention(nn.Module):
         """Cut time into blocks, completed by zeros."""
         return F.pad(x, (0, 0, 0, -x.shape[2] % self.block)).unflatten(2, (-1, self.block))
 
-    def _columns(self, x: Tensor, grid: Grid) -> Tensor:
-        """Put the pass's steps into their blocks: batch, head, block, step, size."""
-        columns = grid.columns(joined(x)).unflatten(1, (-1, self.block))
-        return columns.unflatten(-1, (self.heads, self.size)).permute(0, 3, 1, 2, 4)
-
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
+
+
+def read(
+    q: Float[Tensor, "batch head block step size"],
+    blocks: Float[Tensor, "batch head earlier step both"],
+    place: Int[Tensor, "batch head block some"],
+    weight: Float[Tensor, "batch head block chosen"],
+) -> Float[Tensor, "batch head block step size"]:
+    """Return what the steps of each block read of the blocks that it has chosen.
+
+    Args:
+        q: queries.
+        blocks: keys and values, side by side.
+        place: of the blocks that each block reads: the chosen ones, and it itself if it does.
+        weight: what keys and values of the chosen are multiplied by.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        y: Tensor = _Read.apply(q, blocks, place, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Read(torch.autograd.Function):
+    """Attention of which only the weights are kept, and no copy of a block."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, blocks: Tensor, place: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401
+        steps, some = q.shape[3], place.shape[3]
+        row = torch.arange(place[:, :, 0, 0].numel(), device=q.device) * blocks.shape[2]
+        place = (place + row.reshape(*place.shape[:2], 1, 1)).flatten()
+        own = some - weight.shape[3]
+        weight = F.pad(weight, (0, own), value=1.0).repeat_interleave(steps, 3).flatten(0, 2)
+        asking, weight = q.flatten(0, 2), weight[:, None]
+        key, value = _picked(blocks, place, some)
+        share = torch.bmm(asking, key.mT).mul_(weight * q.shape[4] ** -0.5)
+        if own:
+            later = torch.ones(steps, steps, dtype=torch.bool, device=q.device).triu_(1)
+            share[..., -steps:].masked_fill_(later, float("-inf"))
+        share = share.softmax(-1)
+        ctx.save_for_backward(asking, blocks, place, weight, share)
+        ctx.shape = (*q.shape[:3], some, own)
+        return torch.bmm(share * weight, value).unflatten(0, q.shape[:3])
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        asking, blocks, place, weight, share = ctx.saved_tensors
+        *shape, some, own = ctx.shape
+        slope = slope.flatten(0, 2)
+        key, value = _picked(blocks, place, some)
+        to_value = torch.bmm((share * weight).mT, slope)
+        to_share = torch.bmm(slope, value.mT)
+        to_weight = to_share * share
+        to_share = to_share.mul_(weight)
+        to_logit = torch.ops.aten._softmax_backward_data(to_share, share, -1, share.dtype)  # noqa: SLF001
+        to_logit = to_logit.mul_(asking.shape[2] ** -0.5)
+        to_weight = to_weight.addcmul_(torch.bmm(asking, key.mT), to_logit).sum(1)
+        to_logit = to_logit.mul_(weight)
+        to_both = torch.cat([torch.bmm(to_logit.mT, asking), to_value], -1)
+        to_blocks = torch.zeros_like(blocks).flatten(0, 2)
+        to_blocks.index_add_(0, place, to_both.reshape(-1, *blocks.shape[3:]))
+        to_weight = to_weight.unflatten(1, (some, -1)).sum(2)[:, : some - own]
+        to_q = torch.bmm(to_logit, key).unflatten(0, shape)
+        return to_q, to_blocks.reshape_as(blocks), None, to_weight.unflatten(0, shape)
+
+
+def _picked(blocks: Tensor, place: Tensor, some: int) -> tuple[Tensor, Tensor]:
+    """Return keys and values of the blocks that each block reads."""
+    both = blocks.flatten(0, 2).index_select(0, place)
+    key, value = both.reshape(-1, some * both.shape[1], both.shape[2]).chunk(2, -1)
+    return key, value
+
+
+class _Chosen(torch.autograd.Function):
+    """The earlier blocks of highest logits, their logits, and what those of the rest add up to.
+
+    Logits of all pairs of blocks are formed for a few blocks at a time, and again for the slopes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        asked: Tensor,
+        told: Tensor,
+        number: Tensor,
+        chosen: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        parts = []
+        for some in _few(asked, told):
+            logits = _logits(asked[:, :, some], told, number[:, some], chosen)
+            highest, place = logits.topk(chosen)
+            rest = logits.scatter_(-1, place, float("-inf")).logsumexp(-1)
+            parts.append((place - chosen, highest, rest))
+        numbers, highest, rest = (torch.cat(part, 2) for part in zip(*parts, strict=True))
+        ctx.save_for_backward(asked, told, number, numbers, rest)
+        ctx.mark_non_differentiable(numbers)
+        return numbers, highest, rest
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        _: Tensor,
+        to_highest: Tensor,
+        to_rest: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        asked, told, number, numbers, rest = ctx.saved_tensors
+        chosen = numbers.shape[3]
+        place, rest = numbers + chosen, rest.masked_fill(rest == float("-inf"), 0.0)
+        to_asked, to_told = [], torch.zeros_like(told)
+        for some in _few(asked, told):
+            logits = _logits(asked[:, :, some], told, number[:, some], chosen)
+            slope = logits.sub_(rest[:, :, some, None]).exp_().mul_(to_rest[:, :, some, None])
+            slope = slope.scatter_(-1, place[:, :, some], to_highest[:, :, some])[..., chosen:]
+            to_asked.append(slope @ told)
+            to_told += slope.mT @ asked[:, :, some]
+        return torch.cat(to_asked, 2), to_told, None, None
+
+
+def _few(asked: Tensor, told: Tensor) -> Iterator[slice]:
+    """Yield which blocks choose at a time."""
+    each = told[..., 0].numel()
+    some = max(LOGITS_AT_ONCE // max(each, 1), 1)
+    for low in range(0, asked.shape[2], some):
+        yield slice(low, low + some)
+
+
+def _logits(asked: Tensor, told: Tensor, number: Tensor, nulls: int) -> Tensor:
+    """Return logits of null blocks and of the earlier blocks."""
+    later = torch.arange(told.shape[2], device=told.device) >= number[:, None, :, None]
+    logits = (asked @ told.mT).masked_fill_(later, float("-inf"))
+    return F.pad(logits, (nulls, 0))
 
 
 def balanced(

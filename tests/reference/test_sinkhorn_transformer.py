@@ -202,7 +202,7 @@ def test_choosing_in_parts_is_choosing_at_once(monkeypatch):
     x = noise(2, STEPS, WIDTH).requires_grad_()
     whole = read(module, x)
     wanted = slopes(whole, module, x)
-    monkeypatch.setattr("kt_forecast.zoo.sinkhorn_transformer.BLOCKS_AT_ONCE", 4)
+    monkeypatch.setattr("kt_forecast.zoo.sinkhorn_transformer.LOGITS_AT_ONCE", 4 * 2 * HEADS * 15)
     parted = read(module, x)
     same(parted, whole)
     for a, b in zip(slopes(parted, module, x), wanted, strict=True):
