@@ -31,10 +31,10 @@ MEANS = {
 OVER_ALL = "All data sets: scores, and ranks among those to which the comparison is fair"
 
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem;
+body{font:15px/1.5 system-ui,sans-serif;max-width:92rem;margin:2rem auto;padding:0 1rem;
 color:#1b1f24;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}
-table{border-collapse:collapse;width:100%;font-size:.87rem;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;width:100%;font-size:.84rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.25rem .45rem;border-bottom:1px solid #e3e7eb;white-space:nowrap}
 tr.best td,td.top{font-weight:600}td.why{white-space:normal}nav a{margin-right:1rem}
 figure>svg{display:block}tr.unfair td{color:#7a1f17;background:#fdf1f0}

@@ -309,7 +309,7 @@ def early(one: Any) -> str:  # noqa: ANN401
     loop = one.plan.training
     if not is_early(loop, len(one.epochs), one.best_epoch):
         return ""
-    return f"by time {len(one.epochs)} of {loop.epochs} epochs"
+    return f"{len(one.epochs)} of {loop.epochs} epochs"
 
 
 def _hash_of(arrays: Sequence[Any]) -> str:

@@ -30,7 +30,7 @@ POLL_SECONDS = 0.05
 ASIDE = "early"
 """Folder, beside the logs, of runs that were ended early while they go on."""
 
-RESERVED = 0.15
+RESERVED = 0.3
 """Share of the time that is kept for scoring until a run has shown how long that takes."""
 
 MOST_RESERVED = 0.5

@@ -91,7 +91,7 @@ def test_one_process_takes_several_and_one_that_dies_takes_no_other_with_it(crew
 
 def test_at_the_end_of_the_time_what_trains_ends_and_the_rest_is_left_out(crew):
     clock = Clock(60.0)
-    clock.began -= 60.0 * 0.84
+    clock.began -= 60.0 * 0.69
     found = ends(crew(["long", "score", "late"], workers=1, clock=clock))
     assert found["long"] == ("long", "")
     assert found["late"] == ("None", NOT_BEGUN)
@@ -160,12 +160,12 @@ def test_a_process_prefers_what_it_has_the_table_of_within_one_turn():
 
 def test_time_is_kept_for_scoring_by_the_longest_so_far(monkeypatch):
     clock = Clock(100.0, began=0.0)
-    monkeypatch.setattr(training_processes.time, "monotonic", lambda: 80.0)
-    assert clock.reserved == pytest.approx(15.0)
+    monkeypatch.setattr(training_processes.time, "monotonic", lambda: 60.0)
+    assert clock.reserved == pytest.approx(30.0)
     assert not clock.is_late
-    clock.took(18.0)
+    clock.took(28.0)
     clock.took(4.0)
-    assert clock.reserved == pytest.approx(27.0)
+    assert clock.reserved == pytest.approx(42.0)
     assert clock.is_late
     assert not clock.is_over
     clock.took(1000.0)
