@@ -192,14 +192,21 @@ def _traffic(mixer: nn.Module, x: Tensor) -> Traffic:
     return watch.traffic
 
 
+def traffic(call: Callable[[], object]) -> Traffic:
+    """Count what a call launches and moves."""
+    with _Watch() as watch:
+        call()
+    return watch.traffic
+
+
 class _Watch(TorchDispatchMode):
     """Counts what is dispatched while it is on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.traffic = Traffic()
 
-    def __torch_dispatch__(  # type: ignore[override]
+    def __torch_dispatch__(
         self,
         func: OpOverload[..., Any],
         types: Sequence[type],

@@ -114,6 +114,29 @@ COUNTED: dict[str, dict[str, object]] = {
 }
 """Settings under which thousands of steps are counted in a few seconds."""
 
+SEGMENTS = "forms the weights of a few segments at a time"
+CHUNKS = "carries its state from chunk to chunk where no fused kernel does"
+QUERIES = "writes out the logits of a few queries at a time"
+LOOPS = {
+    "combiner_log": "has one more level of blocks where there are twice as many steps",
+    "compressive_transformer": SEGMENTS,
+    "gtrxl": SEGMENTS,
+    "infini_transformer_delta": "a segment's memory is corrected by what the one before it left",
+    "informer": QUERIES,
+    "mamba": CHUNKS,
+    "mamba2": CHUNKS,
+    "memory_transformer": QUERIES,
+    "ps_gtr": QUERIES,
+    "reformer": "feeds and undoes some steps at a time",
+    "retnet": CHUNKS,
+    "rmt": "a segment reads the memory that the one before it wrote",
+    "sparse_transformer": QUERIES,
+    "synthesizer": QUERIES,
+    "titans": "a chunk's memory is learned from the one before it",
+    "transformer_xl": SEGMENTS,
+}
+"""Systems that launch more operations in a training pass over more steps, and why they do."""
+
 FORM_COSTS = {
     "combiner_axial": Cost(
         training_flops=1.5, training_bytes=1, step_flops=1, state_bytes=1, root="segment"

@@ -2,12 +2,14 @@
 
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from contract.systems import (
     COUNTED,
     FORM_COSTS,
+    LOOPS,
     STEP_CAUSAL,
     STREAMING,
     SYSTEMS,
@@ -18,11 +20,17 @@ from contract.systems import (
 )
 from safetensors.torch import load_file, save_file
 
-from kt_forecast.audit.cost import growth
+from kt_forecast.audit.cost import growth, traffic
 from kt_forecast.nn.system import HeadsConfig, auxiliary_loss
 
 STEPS = 23
+BORDERS = 120
+"""Steps that the small settings' segments, strides and chunks all divide."""
 TOLERANCE = {"atol": 1e-10, "rtol": 0.0}
+
+
+def promised_cost(name):
+    return FORM_COSTS.get(name, SYSTEMS[name].promises.cost)
 
 
 def same(a, b):
@@ -272,7 +280,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(name):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_measured_cost_grows_as_promised(name):
     system = SYSTEMS[name]
-    promised = FORM_COSTS.get(name, system.promises.cost)
+    promised = promised_cost(name)
 
     def sized(length):
         root = {promised.root: math.isqrt(length)} if promised.root else {}
@@ -282,6 +290,24 @@ def test_measured_cost_grows_as_promised(name):
     for what in ("training_flops", "training_bytes", "step_flops", "state_bytes"):
         value = getattr(measured, what)
         assert value is None or abs(value - getattr(promised, what)) < 0.2, (what, value)
+    # What is launched is sent to a GPU one by one.
+    assert measured.moved < max(promised.training_flops, promised.training_bytes) + 0.2
+    assert name in LOOPS or abs(measured.launches) < 0.05, measured.launches
+
+
+@pytest.mark.parametrize("name", [n for n in STREAMING if promised_cost(n).step_flops == 0])
+def test_a_step_does_the_same_after_any_history(name, noise):
+    """At the same place of whatever the system counts out, far beyond the longest of it."""
+    module, x, does = mixer(name), noise(1, BORDERS, WIDTH), []
+    with torch.no_grad():
+        state = module.init_state(1)
+        for _ in range(3):
+            _, state = module(x, state)
+            found = traffic(partial(module, x[:, :1], state))
+            grows = promised_cost(name).state_bytes > 0  # and is copied, if not read
+            does.append((found.launches, 0 if grows else found.moved))
+    assert does[1] == does[2]
+    assert does[2][0] > 0
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
