@@ -39,7 +39,7 @@ def turned(
     x: Float[Tensor, "batch head time size"], angles: Angles
 ) -> Float[Tensor, "batch head time size"]:
     """Rotate pairs of numbers by angles."""
-    cos, sin = angles
+    cos, sin = (part.to(x.dtype) for part in angles)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 

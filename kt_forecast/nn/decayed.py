@@ -44,6 +44,11 @@ def decayed(
         return fast(query, key, value, log_decay, state)
     dtype = torch.promote_types(value.dtype, torch.float32)
     with torch.autocast(value.device.type, enabled=False):
+        if value.shape[2] == 1:
+            left = log_decay.to(dtype)[..., None]
+            left = (left if fading is None else left + fading.to(dtype)).exp()
+            state = left.mT * state.to(dtype) + key.to(dtype).mT @ value.to(dtype)
+            return query.to(dtype) @ state, state
         steps, size = value.shape[2], min(chunk, value.shape[2])
         q, k, v = (_chunked(x.to(dtype), size) for x in (query, key, value))
         g = _chunked(log_decay.to(dtype)[..., None], size)[..., 0]

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.attention import Rotary, turned
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.streams import Span, appended
 from kt_forecast.nn.windowed import weighed
@@ -73,16 +73,22 @@ class PrefixAttention(nn.Module):
         """
         query = self._split(self.query(x))
         key, value = self._pair(self.key_value(x))
-        new = torch.cat([self._joined(self.rotary(key, span.position)), self._joined(value)], -1)
+        place = span.position[:1] if span.uniform else span.position
+        angles = self.rotary.angles(place, query.dtype)
+        new = torch.cat([self._joined(turned(key, angles)), self._joined(value)], -1)
         row_key, row_value = (
             t.expand(len(x), -1, -1, -1) for t in self._pair(self.key_value(rows))
         )
         to_rows = query @ row_key.transpose(-1, -2) * self.size**-0.5
-        query = self.rotary(query, span.position)
+        query = turned(query, angles)
         if self.window is None:
             kept = appended(kept[:, None], new[:, None], span)[:, 0]
             return self._merged(self._all(query, kept, to_rows, row_value, span)), kept
         both = torch.cat([kept, new], 1)
+        if span.uniform and span.length == 1:
+            seen = self._pair(both[:, -min(self.window, span.low + 1) :])
+            read = _one(query, *seen, to_rows, row_value)
+            return self._merged(read), both[:, 1:].clone()
         read = weighed(
             query, *self._pair(both), self.window, before=span.before, beside=(to_rows, row_value)
         )
@@ -117,6 +123,12 @@ class PrefixAttention(nn.Module):
 
     def _merged(self, x: Tensor) -> Tensor:
         return self.out(self._joined(x))
+
+
+def _one(query: Tensor, key: Tensor, value: Tensor, to_rows: Tensor, row_value: Tensor) -> Tensor:
+    """Let a single step read the rows and all steps that are given."""
+    logits = torch.cat([to_rows, query @ key.mT * query.shape[-1] ** -0.5], -1)
+    return logits.softmax(-1).to(value) @ torch.cat([row_value, value], 2)
 
 
 def _chunk(q: Tensor, key: Tensor, value: Tensor, to_rows: Tensor, position: Tensor) -> Tensor:

@@ -55,6 +55,9 @@ def trailing(
         kept: how many steps to keep, and how many were.
         span: where the steps stand.
     """
+    if span.whole:
+        # A copy, for a view would keep all that was joined.
+        return joined[:, joined.shape[1] - kept :].clone()
     place = span.count[:, None] + torch.arange(kept, device=joined.device)
     return joined.gather(1, place[..., None].expand(-1, -1, joined.shape[2]))
 

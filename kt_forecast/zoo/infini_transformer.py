@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.attention import Rotary, turned
 from kt_forecast.nn.stack import MixingLayer, Stack
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
@@ -97,9 +97,12 @@ class InfiniAttention(nn.Module):
         self, x: Float[Tensor, "batch time width"], state: InfiniState, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], InfiniState]:
         """Return what each step read, and the state after the last real step."""
-        grid = Grid(span, self.segment)
         parts = self.query_key_value(x).chunk(3, -1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        if span.uniform and span.length == 1:
+            y, state = self._alone(q, k, v, state, span.low % self.segment)
+            return self.out(y.transpose(1, 2).flatten(2).to(x.dtype)), state
+        grid = Grid(span, self.segment)
         k, keys = grid.placed(k, state.keys)
         v, values = grid.placed(v, state.values)
         memories, totals, memory, total = self._memories(k, v, state, grid)
@@ -108,11 +111,39 @@ class InfiniAttention(nn.Module):
         local = self._of_one(q, k, v, grid) if one else self._local(q, k, v)
         if one:
             memories, totals = memories[:, :, :1], totals[:, :, :1]
-        long = _read(q.to(memories.dtype), memories, totals)
-        share = (GATE_SPEED * self.gate).sigmoid()[:, None, None, None]
-        y = share * long + (1 - share) * local
+        y = self._gated(_read(q.to(memories.dtype), memories, totals), local)
         y = y[:, :, 0] if one else grid.taken(y)
         y = self.out(y.transpose(1, 2).flatten(2).to(x.dtype))
+        return y, InfiniState(memory, total, keys, values)
+
+    def _gated(self, long: Tensor, local: Tensor) -> Tensor:
+        """Weigh what the memory gave with what the segment gave."""
+        share = (GATE_SPEED * self.gate).sigmoid().reshape(-1, *([1] * (long.ndim - 2)))
+        return share * long + (1 - share) * local
+
+    def _alone(
+        self, q: Tensor, k: Tensor, v: Tensor, state: InfiniState, at: int
+    ) -> tuple[Tensor, InfiniState]:
+        """Read and keep the step of each row that stands at the same column of its segment."""
+        kept = (state.keys, state.values)
+        keys, values = (
+            torch.cat([old[:, :, :at], new.to(old.dtype), old[:, :, at + 1 :]], 2)
+            for old, new in zip(kept, (k, v), strict=True)
+        )
+        near = keys[:, :, : at + 1]
+        cos, sin = self.rotary.angles(torch.arange(at + 1, device=q.device)[None], q.dtype)
+        q_ = turned(q, (cos[:, :, at:], sin[:, :, at:]))
+        seen = (turned(near, (cos, sin)), values[:, :, : at + 1])
+        local = F.scaled_dot_product_attention(q_, *(t.to(q_.dtype) for t in seen))
+        exact = torch.promote_types(v.dtype, torch.float32)
+        memory, total = state.memory.to(exact), state.total.to(exact)
+        y = self._gated(_read(q.to(memory.dtype), memory, total), local)
+        if at + 1 == self.segment:
+            with torch.autocast(v.device.type, enabled=False):
+                given = (positive(keys.to(exact))[:, :, None], values.to(exact)[:, :, None])
+                after = self.remembered(*given, memory, total)
+            memory, total = (t[:, :, -1].clone() for t in after)
+            keys, values = torch.zeros_like(keys), torch.zeros_like(values)
         return y, InfiniState(memory, total, keys, values)
 
     def _local(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

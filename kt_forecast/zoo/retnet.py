@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.attention import Rotary, turned
 from kt_forecast.nn.decayed import CHUNK, decayed
 from kt_forecast.nn.stack import MixingLayer, Stack
 from kt_forecast.nn.streams import Span
@@ -116,8 +116,9 @@ class Retention(nn.Module):
     ) -> tuple[Float[Tensor, "batch time width"], RetentionState]:
         """Return what each step read of the steps up to it, and the memory after the last."""
         position = span.position[:1] if span.uniform else span.position
-        q = self.rotary(self._split(self.query(x)), position)
-        k = self.rotary(self._split(self.key(x)), position) * self.size**-0.5
+        q, k = self._split(self.query(x)), self._split(self.key(x))
+        angles = self.rotary.angles(position, q.dtype)
+        q, k = turned(q, angles), turned(k, angles) * self.size**-0.5
         v = self._split(self.value(x))
         decay = self.log_decay[None, :, None].expand(-1, -1, x.shape[1])
         fading = None if self.fading is None else self.fading.expand(1, 1, x.shape[1], -1)

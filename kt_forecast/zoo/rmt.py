@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.attention import Angles, Rotary, turned
 from kt_forecast.nn.feedforward import FeedForward
 from kt_forecast.nn.segments import Piece, Segments, chosen
 from kt_forecast.nn.streams import Span, streamed
@@ -80,7 +80,6 @@ class Layer(nn.Module):
         self.query = nn.Linear(config.width, config.width)
         self.key_value = nn.Linear(config.width, 2 * config.width)
         self.out = nn.Linear(config.width, config.width)
-        self.rotary = Rotary(self.size)
         self.dropout = nn.Dropout(config.dropout)
         self.feed_norm = nn.LayerNorm(config.width)
         inner = config.expansion * config.width
@@ -90,29 +89,33 @@ class Layer(nn.Module):
         self,
         x: Float[Tensor, "batch time width"],
         before: Float[Tensor, "batch before both"],
-        place: Int[Tensor, " time"],
+        angles: Angles,
         visible: Bool[Tensor, "time all"] | None,
         there: tuple[Bool[Tensor, "batch time"], Float[Tensor, "batch time both"]] | None = None,
-    ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch time both"]]:
-        """Return tokens after reading what stands before and among them, and what they leave.
+        rest: Float[Tensor, "batch rest both"] | None = None,
+    ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch kept both"]]:
+        """Return tokens after reading what stands before and among them, and all that is left.
 
         Args:
             x: tokens.
             before: keys and values of tokens before them.
-            place: position of each token in the segment.
+            angles: of each token's position in the segment.
             visible: which of the tokens before and of its own each reads; None for all.
             there: where tokens are real, and what stands in the place of those that are not.
+            rest: keys and values that stand behind them, which none reads.
         """
         h = self.attention_norm(x)
-        query = self.rotary(self._split(self.query(h)), place[None])
-        key, value = (self._split(half) for half in self.key_value(h).chunk(2, -1))
-        left = torch.cat([self._joined(self.rotary(key, place[None])), self._joined(value)], -1)
+        query = turned(self._split(self.query(h)), angles)
+        key, value = self.key_value(h).chunk(2, -1)
+        left = torch.cat([self._joined(turned(self._split(key), angles)), value], -1)
         if there is not None:
             left = torch.where(there[0][..., None], left, there[1])
-        key, value = (self._split(t) for t in torch.cat([before, left], 1).chunk(2, -1))
+        kept = torch.cat([before, left] if rest is None else [before, left, rest], 1)
+        seen = kept[:, : before.shape[1] + x.shape[1]]
+        key, value = (self._split(t) for t in seen.chunk(2, -1))
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         x = x + self.dropout(self.out(self._joined(read)))
-        return x + self.feed(self.feed_norm(x)), left
+        return x + self.feed(self.feed_norm(x)), kept
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
@@ -132,6 +135,7 @@ class RMT(nn.Module):
             Layer(config) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
+        self.rotary = Rotary(config.width // config.heads)
 
     def init_state(self, batch: int) -> RMTState:
         """Return a state of zeros: the learned memory takes the place of a first one."""
@@ -168,9 +172,10 @@ class RMT(nn.Module):
         segments = Segments(span, self.segment)
         first = (state.position < self.segment)[:, None, None]
         memory, layers = torch.where(first, self.memory, state.memory), state.layers
-        written, pieces, layout = state.memory, [], self._layout(x.device)
+        written, pieces = state.memory, []
+        layout = self._layout(x) if span.length >= self.segment else None
         for piece in segments.cut(x):
-            if piece.real is None and piece.low == 0 and piece.full:
+            if layout is not None and piece.real is None and piece.low == 0 and piece.full:
                 y, memory = self._whole(memory, piece, layout)
                 written, layers = memory, tuple(torch.zeros_like(kept) for kept in layers)
                 pieces.append(y)
@@ -184,16 +189,19 @@ class RMT(nn.Module):
         after = RMTState(state.position + span.count, written, layers)
         return self.norm(segments.paste(pieces)), after
 
-    def _layout(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _layout(self, x: Tensor) -> tuple[Angles, Tensor]:
         """Return where the tokens of a whole segment stand, and which of them each reads."""
         slots, size = self.memory.shape[1], self.segment
-        place = torch.arange(size + 2 * slots, device=device)
+        place = torch.arange(size + 2 * slots, device=x.device)
         visible = place <= place[:, None].clamp_min(slots - 1)
         visible |= place[:, None] >= slots + size
-        return (place - slots + 1).clamp(0, size + 1), visible
+        return self._angles((place - slots + 1).clamp(0, size + 1), x), visible
+
+    def _angles(self, place: Tensor, x: Tensor) -> Angles:
+        return self.rotary.angles(place[None], x.dtype)
 
     def _whole(
-        self, memory: Tensor, piece: Piece, layout: tuple[Tensor, Tensor]
+        self, memory: Tensor, piece: Piece, layout: tuple[Angles, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Run a segment that is there from end to end, with both sets of tokens, in one pass.
 
@@ -211,9 +219,9 @@ class RMT(nn.Module):
         """Put what the tokens that are read leave into every layer."""
         slots, kept = memory.shape[1], []
         place = torch.zeros(slots, dtype=torch.int64, device=memory.device)
+        angles = self._angles(place, memory)
         for layer, old in zip(self.layers, layers, strict=True):
-            memory, left = layer(memory, old[:, :0], place, None)
-            new = torch.cat([left, old[:, slots:]], 1)
+            memory, new = layer(memory, old[:, :0], angles, None, rest=old[:, slots:])
             kept.append(chosen(piece.begun(), new, old))
         return tuple(kept)
 
@@ -221,13 +229,15 @@ class RMT(nn.Module):
         """Run the steps of a piece through every layer."""
         x, kept, slots = piece.x, [], self.memory.shape[1]
         column = torch.arange(piece.low, piece.high, device=x.device)
-        visible = torch.arange(slots + piece.high, device=x.device) <= slots + column[:, None]
+        angles, visible = self._angles(column + 1, x), None
+        if x.shape[1] > 1:
+            visible = torch.arange(slots + piece.high, device=x.device) <= slots + column[:, None]
         sizes = [slots + piece.low, piece.high - piece.low, self.segment - piece.high]
         for layer, old in zip(self.layers, layers, strict=True):
             before, own, rest = old.split(sizes, 1)
             there = None if piece.real is None else (piece.real, own)
-            x, left = layer(x, before, column + 1, visible, there)
-            kept.append(torch.cat([before, left, rest], 1))
+            x, new = layer(x, before, angles, visible, there, rest)
+            kept.append(new)
         return x, tuple(kept)
 
     def _closed(
@@ -238,8 +248,9 @@ class RMT(nn.Module):
         place = torch.full(
             memory.shape[1:2], self.segment + 1, dtype=torch.int64, device=memory.device
         )
+        angles = self._angles(place, memory)
         for layer, kept in zip(self.layers, layers, strict=True):
-            new, _ = layer(new, kept, place, None)
+            new, _ = layer(new, kept, angles, None)
         new = self.norm(new)
         forgotten = tuple(chosen(rows, torch.zeros_like(kept), kept) for kept in layers)
         return chosen(rows, new, memory), chosen(rows, new, written), forgotten

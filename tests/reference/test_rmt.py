@@ -65,8 +65,9 @@ def as_published(module, x):
             (group[:, None] == group) & ((group != 1) | (order <= order[:, None]))
         )
         tokens = torch.cat([memory, part, memory], 1)
+        angles = module.rotary.angles(place[None], x.dtype)
         for layer in module.layers:
-            tokens, _ = layer(tokens, part.new_zeros(len(x), 0, 2 * WIDTH), place, visible)
+            tokens, _ = layer(tokens, part.new_zeros(len(x), 0, 2 * WIDTH), angles, visible)
         tokens = module.norm(tokens)
         pieces.append(tokens[:, slots : slots + steps])
         memory = tokens[:, slots + steps :]
