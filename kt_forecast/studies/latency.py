@@ -1,20 +1,25 @@
-"""What one more step costs after a history: milliseconds, and bytes of the state.
+"""What one more step costs after a history: milliseconds, operations, and bytes of the state.
 
 The state after a history is what streaming the history in segments leaves. Exact attention keeps a
 cache that grows; its keys and values are repeated to the length asked for, which changes no cost.
+
+Operations and the bytes that they move are counted, and so the same in every run; milliseconds are
+read after one history and the other in turn, so that a machine's drift does not look like growth.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from kt_forecast.audit.cost import traffic
 from kt_forecast.errors import InputError
 from kt_forecast.studies import words
-from kt_forecast.studies.measuring import computed_in, slope, timed_steps
+from kt_forecast.studies.measuring import computed_in, interleaved, slope
 from kt_forecast.studies.record import Chart, Row, Table, line
 from kt_forecast.studies.study import Clock, Found, Say, Study
 from kt_forecast.studies.systems import StudySettings, bytes_of
@@ -83,21 +88,28 @@ def measure(settings: LatencySettings, say: Say, clock: Clock) -> Iterator[Found
             return
         mixer = settings.mixer(name).eval()
         gap = difference(mixer, settings)
-        past = Past(0, mixer.init_state(1))
-        for history in histories:
-            if clock.over():
-                return
-            past = grown(mixer, past, history, settings, clock)
-            if past.length < history:
-                return
-            for batch in settings.batches:
-                rows += _steps(name, mixer, past, batch, settings, gap)
-            told = [row for row in rows if row["history"] == history and row["system"] == name]
-            say(
-                f"{name} after {history:,} steps: "
-                + ", ".join(f"batch {row['batch']} {words.seconds(row['seconds'])}" for row in told)
-            )
+        pasts = [*_reached(mixer, settings, clock)]
+        for batch in settings.batches:
+            found = _steps(name, mixer, pasts, batch, settings, gap)
+            if not found:
+                continue
+            rows += found
+            own = [row for row in found if row["system"] == name]
+            told = (f"{words.seconds(row['seconds'])} after {row['history']:,}" for row in own)
+            say(f"{name}, batch {batch}: {', '.join(told)} steps")
             yield shown(settings, rows)
+
+
+def _reached(mixer: Any, settings: LatencySettings, clock: Clock) -> Iterator[Past]:  # noqa: ANN401
+    """Yield the state after each history that is reached before the clock is over."""
+    past = Past(0, mixer.init_state(1))
+    for history in settings.histories:
+        if clock.over():
+            return
+        past = grown(mixer, past, history, settings, clock)
+        if past.length < history:
+            return
+        yield past
 
 
 @torch.no_grad()
@@ -171,36 +183,46 @@ def repeated(state: Any, history: int) -> Any:  # noqa: ANN401
 def _steps(
     name: str,
     mixer: Any,  # noqa: ANN401
-    past: Past,
+    pasts: Sequence[Past],
     batch: int,
     settings: LatencySettings,
     gap: float,
 ) -> list[Row]:
-    """Return what a step costs for so many students with equal histories."""
-    if cache_of(past.state) is not None and batch * bytes_of(past.state) > settings.most_cached:
-        return []
-    state = past.state.map(lambda t: t.expand(batch, *t.shape[1:]).contiguous())
+    """Return what a step costs for so many students after each history, read in turn."""
     x = _input(1, settings, seed=settings.seed + 2).expand(batch, -1, -1).contiguous()
+    calls, rows = [], []
+    for past in pasts:
+        cached = cache_of(past.state) is not None
+        if cached and batch * bytes_of(past.state) > settings.most_cached:
+            continue
+        state = past.state.map(lambda t: t.expand(batch, *t.shape[1:]).contiguous())
+        shared = {"history": past.length, "batch": batch, "state_bytes": bytes_of(state)}
+        pairs = [(name, gap, partial(_step, mixer, x, state, settings))]
+        if cached:
+            pairs.append((READ, 0.0, partial(_read, state)))
+        for system, difference, call in pairs:
+            calls.append(call)
+            rows.append({"system": system, **shared, "difference": difference} | _counted(call))
+    timings = interleaved(calls, settings.device, repeats=settings.repeats)
+    return [row | timing.plain() for row, timing in zip(rows, timings, strict=True)]
 
-    def step() -> None:
-        with computed_in(settings.device, settings.precision):
-            mixer(x, state)
 
-    timing = timed_steps(step, settings.device, repeats=settings.repeats)
-    row = {"system": name, "history": past.length, "batch": batch, "difference": gap}
-    row |= {"state_bytes": bytes_of(state)}
-    rows = [row | timing.plain()]
-    cache = cache_of(state)
-    if cache is not None:
-        query = torch.ones_like(cache.keys[:, :, :1])
+def _step(mixer: Any, x: Tensor, state: Any, settings: LatencySettings) -> None:  # noqa: ANN401
+    with computed_in(settings.device, settings.precision):
+        mixer(x, state)
 
-        def read() -> None:
-            for layer in state.layers:
-                torch.nn.functional.scaled_dot_product_attention(query, layer.keys, layer.values)
 
-        timing = timed_steps(read, settings.device, repeats=settings.repeats)
-        rows.append(row | {"system": READ, "difference": 0.0} | timing.plain())
-    return rows
+def _read(state: Any) -> None:  # noqa: ANN401
+    for layer in state.layers:
+        query = torch.ones_like(layer.keys[:, :, :1])
+        torch.nn.functional.scaled_dot_product_attention(query, layer.keys, layer.values)
+
+
+def _counted(call: Callable[[], object]) -> dict[str, int]:
+    """Return how many operations a call launches, and the bytes that they move."""
+    call()
+    found = traffic(call)
+    return {"operations": found.launches, "moved_bytes": found.moved}
 
 
 def _input(steps: int, settings: LatencySettings, *, seed: int) -> Tensor:
@@ -211,15 +233,18 @@ def _input(steps: int, settings: LatencySettings, *, seed: int) -> Tensor:
 def shown(settings: LatencySettings, rows: list[Row]) -> Found:
     """Return ratios, tables and charts of what was measured."""
     kept = [*dict.fromkeys(row["system"] for row in rows)]
-    summary = [_summed(name, batch, rows) for name in kept for batch in settings.batches]
+    batches = [*dict.fromkeys(row["batch"] for row in rows)]
+    summary = [_summed(name, batch, rows) for name in kept for batch in batches]
     summary = [one for one in summary if one]
     carried = [one for one in summary if one["system"] not in {CACHED, READ}]
     steady = [one for one in carried if one["state_ratio"] == 1.0]
+    level = [one for one in carried if one["operations_ratio"] == one["moved_ratio"] == 1.0]
     near = [one for one in carried if one["time_ratio"] <= NEAR]
     answers = [
         f"In {len(steady)} of {len(carried)} cases (a system and a batch) the state is as large"
-        " after the longest history as after the shortest; in"
-        f" {len(near)} a step then takes at most {NEAR:.0%} of the time.",
+        f" after the longest history as after the shortest; in {len(level)} a step then launches"
+        " as many operations and moves as many bytes, so that what its time differs by is the"
+        f" machine's; in {len(near)} it takes at most {NEAR:.0%} of the time.",
         *(
             f"With a cache of keys and values and a batch of {one['batch']}, a step takes"
             f" {one['time_ratio']:.1f} times as long after {one['longest']:,} steps as after"
@@ -233,7 +258,10 @@ def shown(settings: LatencySettings, rows: list[Row]) -> Found:
         how=(
             f"One step of {settings.layers} layer(s) of width {settings.width}, in"
             f" {settings.precision}; the median of {settings.repeats} readings of several steps"
-            " each, after a warm-up.",
+            " each, after a warm-up, with the least and the most of them. Histories are read in"
+            " turn, round after round, forwards and backwards.",
+            "Operations are torch's own that compute, each of which a GPU is sent by itself, and"
+            " moved are the bytes that they read and write: counted once, the same in every run.",
             "The state after a history is what streaming it in segments leaves; students of a"
             " batch have equal histories. The cache of exact attention is repeated to its length.",
             f"{READ} is the least that any cached attention does: read every key and value once,"
@@ -242,12 +270,11 @@ def shown(settings: LatencySettings, rows: list[Row]) -> Found:
         ),
         tables=(
             _summary(summary),
-            *(_readings(batch, settings, rows) for batch in settings.batches),
+            _work(summary),
+            *(_readings(batch, settings, rows) for batch in batches),
         ),
         charts=tuple(
-            _chart(what, batch, rows)
-            for batch in settings.batches
-            for what in ("seconds", "state_bytes")
+            _chart(what, batch, rows) for batch in batches for what in ("seconds", "state_bytes")
         ),
         rows=(*rows, *summary),
     )
@@ -270,6 +297,10 @@ def _summed(name: str, batch: int, rows: list[Row]) -> Row:
         "time_ratio": own[-1]["seconds"] / own[0]["seconds"],
         "time_exponent": slope(x, [row["seconds"] for row in own]),
         "state_ratio": own[-1]["state_bytes"] / own[0]["state_bytes"],
+        "operations": own[-1]["operations"],
+        "operations_ratio": own[-1]["operations"] / own[0]["operations"],
+        "moved_bytes": own[-1]["moved_bytes"],
+        "moved_ratio": own[-1]["moved_bytes"] / own[0]["moved_bytes"],
         "state_bytes": own[-1]["state_bytes"],
         "difference": own[-1]["difference"],
     }
@@ -294,15 +325,37 @@ def _summary(summary: list[Row]) -> Table:
     )
 
 
+def _work(summary: list[Row]) -> Table:
+    return Table(
+        title="What that step does",
+        header=("system", "batch", "operations", "of the first", "bytes moved", "of the first"),
+        rows=tuple(
+            (
+                one["system"],
+                str(one["batch"]),
+                words.steps(one["operations"]),
+                words.times(one["operations_ratio"]),
+                words.size(one["moved_bytes"]),
+                words.times(one["moved_ratio"]),
+            )
+            for one in summary
+        ),
+    )
+
+
 def _readings(batch: int, settings: LatencySettings, rows: list[Row]) -> Table:
     names = [*dict.fromkeys(row["system"] for row in rows)]
     found = []
     for name in names:
         by = {row["history"]: row for row in _of(name, batch, rows)}
-        times = (by[h]["seconds"] if h in by else float("nan") for h in settings.histories)
-        found.append((name, *(words.seconds(time) for time in times)))
+        cells = (_spread(by[h]) if h in by else words.ABSENT for h in settings.histories)
+        found.append((name, *cells))
     header = ("system", *(words.steps(history) for history in settings.histories))
     return Table(title=f"Time of a step, batch {batch}", header=header, rows=tuple(found))
+
+
+def _spread(row: Row) -> str:
+    return words.spread(row["seconds"], row["low"], row["high"])
 
 
 def _chart(what: str, batch: int, rows: list[Row]) -> Chart:
@@ -314,7 +367,8 @@ def _chart(what: str, batch: int, rows: list[Row]) -> Chart:
         scale = 1e3 if time else 2.0**-10
         x = tuple(row["history"] for row in own)
         if own and (time or name != READ):
-            lines.append(line(name=name, x=x, y=tuple(scale * row[what] for row in own)))
+            shown = (what, "low", "high") if time else (what,)
+            lines.append(line(name, x, *(tuple(scale * row[y] for row in own) for y in shown)))
     return Chart(
         name=f"{what}_{batch}",
         title=f"{'Time of a step' if time else 'State'}, batch {batch}",

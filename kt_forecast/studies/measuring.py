@@ -92,11 +92,29 @@ def timed(
     return Timing(median(found), min(found), max(found), len(found))
 
 
-def timed_steps(call: Callable[[], object], device: str, *, repeats: int) -> Timing:
-    """Do as `timed` for calls that are over soon: as many to a reading as a clock needs."""
-    once = timed(call, device, repeats=1, warm_up=2).seconds
-    inner = max(1, min(MOST_INNER, round(READING_SECONDS / once)))
-    return timed(call, device, repeats=repeats, warm_up=inner, inner=inner)
+def interleaved(
+    calls: Sequence[Callable[[], object]], device: str, *, repeats: int
+) -> list[Timing]:
+    """Return how long each of several short calls takes, read in turn, round after round.
+
+    Whatever slows a machine for a while then slows all of them, and does not look like a difference
+    between them. Every other round is read backwards.
+    """
+    inner = []
+    for call in calls:
+        once = timed(call, device, repeats=1, warm_up=2, least=2).seconds
+        inner.append(max(1, min(MOST_INNER, round(READING_SECONDS / once))))
+    found: list[list[Timing]] = [[] for _ in calls]
+    for turn in range(max(repeats, LEAST_REPEATS)):
+        for i in range(len(calls))[:: -1 if turn % 2 else 1]:
+            found[i].append(timed(calls[i], device, repeats=1, least=1, inner=inner[i]))
+    return [together(readings) for readings in found]
+
+
+def together(readings: Sequence[Timing]) -> Timing:
+    """Return the median, the least and the most of several readings."""
+    seconds = [reading.seconds for reading in readings]
+    return Timing(median(seconds), min(seconds), max(seconds), len(seconds))
 
 
 def finish(device: str) -> None:

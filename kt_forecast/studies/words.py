@@ -17,6 +17,12 @@ def seconds(value: int | float) -> str:
     return f"{value / unit:.3g} {name}"
 
 
+def spread(value: float, low: float, high: float) -> str:
+    """Return a time with the least and the most that were read, in its unit."""
+    unit, name = next((pair for pair in UNITS if value >= pair[0]), UNITS[-1])
+    return f"{value / unit:.3g} {name} [{low / unit:.3g}, {high / unit:.3g}]"
+
+
 def size(value: int | float) -> str:
     """Return bytes in the unit that suits them."""
     if not math.isfinite(value):

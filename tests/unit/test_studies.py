@@ -8,11 +8,18 @@ import pytest
 import torch
 
 from kt_forecast.errors import InputError
-from kt_forecast.studies import STUDIES, draw, run_study
+from kt_forecast.studies import STUDIES, draw, measuring, run_study
 from kt_forecast.studies.budget import BudgetSettings, held, reached, stored
 from kt_forecast.studies.growth import expected as expected_seconds
 from kt_forecast.studies.latency import LatencySettings, cache_of, repeated
-from kt_forecast.studies.measuring import last_slope, peak_bytes, slope, timed, wilson
+from kt_forecast.studies.measuring import (
+    interleaved,
+    last_slope,
+    peak_bytes,
+    slope,
+    timed,
+    wilson,
+)
 from kt_forecast.studies.needle import (
     NeedleSettings,
     SeriesTask,
@@ -86,7 +93,13 @@ def test_what_grows_faster_than_its_length_is_foreseen():
 
 STUDY_SETS = {
     "growth": ["lengths=[16,32]", 'systems=["gpt","retnet"]', "layers=1"],
-    "latency": ["histories=[8,16]", "segment=8", "checked=16", 'systems=["gpt","mamba"]'],
+    "latency": [
+        "histories=[8,16]",
+        "repeats=5",
+        "segment=8",
+        "checked=16",
+        'systems=["gpt","mamba"]',
+    ],
     "reuse": ["windows=[8,16]", "segments=[4]", "rows=[1]", "checked=2"],
     "budget": ["students=24", "mean_steps=12", "epochs=1", "layers=1", 'tasks=["student"]'],
     "needle": [
@@ -145,6 +158,7 @@ def test_a_study_with_no_second_to_spare_says_so(tmp_path):
 def test_latency_weighs_states_exactly(tmp_path):
     sets = [
         "histories=[16,64]",
+        "repeats=5",
         "segment=16",
         "checked=48",
         "batches=[1,3]",
@@ -156,8 +170,15 @@ def test_latency_weighs_states_exactly(tmp_path):
     for name in ("transformer_xl", "rmt", "mamba"):
         for batch in (1, 3):
             assert by[name, 64, batch]["state_bytes"] == by[name, 16, batch]["state_bytes"]
+            does = [
+                (by[name, steps, batch]["operations"], by[name, steps, batch]["moved_bytes"])
+                for steps in (16, 64)
+            ]
+            assert does[0] == does[1] > (0, 0)
         assert by[name, 16, 3]["state_bytes"] == 3 * by[name, 16, 1]["state_bytes"]
         assert by[name, 16, 1]["difference"] < 1e-4
+    assert by["gpt", 64, 1]["moved_bytes"] > 1.2 * by["gpt", 16, 1]["moved_bytes"]
+    assert "in 6 a step then launches as many operations" in record.answers[0]
     keys_and_values, counts = 2 * 2 * 8 * 4, 2 * 2 * 8
     assert by["gpt", 64, 1]["state_bytes"] == 64 * keys_and_values + counts
     assert by["gpt", 64, 1]["state_bytes"] > 3.5 * by["gpt", 16, 1]["state_bytes"]
@@ -344,6 +365,16 @@ def test_reach_ends_where_an_interval_first_holds_chance():
     rows = [{"distance": d, "low": low} for d, low in ((8, 0.9), (16, 0.6), (32, 0.4), (64, 0.7))]
     assert reach(rows) == 16
     assert reach(rows[2:]) == 0
+
+
+def test_calls_are_read_in_turn(monkeypatch):
+    read, now = [], iter(range(10_000))
+    monkeypatch.setattr(measuring, "READING_SECONDS", 0.0)
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: float(next(now)))
+    calls = [lambda name=name: read.append(name) for name in "abc"]
+    timings = interleaved(calls, "cpu", repeats=6)
+    assert [timing.repeats for timing in timings] == [6, 6, 6]
+    assert "".join(read[-36::2]) == "abccba" * 3
 
 
 def test_exponents_intervals_and_medians():
