@@ -1,13 +1,14 @@
 """What holds in all tests: types and shapes are checked, chance is fixed, and no clock is a judge.
 
-Every function of the package is checked as it is called. jaxtyping remembers the sizes of each
-call, which costs far more than a check of plain types does, so a function whose annotations show no
-array is left to the checker of types alone.
+Every function of the package is checked as it is called. jaxtyping's hook would check all arguments
+twice and keep the sizes of every call, which takes longer than most functions do. So here each
+function is checked once, and sizes are kept where its annotations show an array.
 """
 
 import inspect
 import random
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any, get_args
 
@@ -27,11 +28,18 @@ def shows_an_array(hint: Any) -> bool:
     return any(map(shows_an_array, get_args(hint)))
 
 
-def checked(fn: Any = None, *, typechecker: Callable[[Any], Any] | None = None) -> Any:
-    if fn is None:
+def checked(thing: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
+    if thing is None:
         return partial(checked, typechecker=typechecker)
-    plain = inspect.isfunction(fn) and not any(map(shows_an_array, fn.__annotations__.values()))
-    return typechecker(fn) if plain and typechecker else with_shapes(fn, typechecker=typechecker)
+    if inspect.isclass(thing):
+        if is_dataclass(thing) and "__init__" in vars(thing):
+            thing.__init__ = checked(thing.__init__, typechecker=typechecker)
+        return thing
+    if not inspect.isfunction(thing):
+        return with_shapes(thing, typechecker=typechecker)
+    typed = typechecker(thing)
+    shaped = any(map(shows_an_array, thing.__annotations__.values()))
+    return with_shapes(typed, typechecker=None) if shaped else typed
 
 
 # What jaxtyping's import hook writes above every function of the package is read from here.
