@@ -54,8 +54,10 @@ class Groups:
 
     Attributes:
         count: steps that each group has had afterwards.
+        slot: where each step stands in the room, row by row and stream by stream.
     """
 
+    slot: Int[Tensor, " several"]
     count: Int[Tensor, "batch stream group"]
 
     @torch.no_grad()
@@ -77,7 +79,7 @@ class Groups:
 
         changed, ahead = new > 0, 0 if self.fresh else 1
         if self.fresh:
-            blocks, most = (new + window - 1) // window, min(steps // window + groups, steps)
+            blocks, most = (new + (window - 1)) // window, min(steps // window + groups, steps)
         else:
             blocks = (self.count - 1) // window - before // window + 1 + ahead
             blocks, some = torch.where(changed, blocks, 0), min(groups, steps)
@@ -85,9 +87,10 @@ class Groups:
         # Padding stands in a block of its own, the last.
         self.blocks = 1 + most + (not span.whole)
         self.base = blocks.cumsum(2) - blocks + 1
-        start = (self.base + ahead) * window - self.first
-        if not self.fresh:
-            start = start + before % window
+        if self.fresh:
+            start = self.base * window - self.first
+        else:
+            start = (self.base + ahead) * window + before % window - self.first
         step = torch.arange(steps, device=device)
         if not span.whole:
             start = F.pad(start, (0, 1))
@@ -100,7 +103,9 @@ class Groups:
         if not self.fresh:
             self._join_kept(changed, steps)
 
-        begins = torch.where(changed, self.base + ahead, 0)
+        begins = torch.where(changed, self.base + ahead if ahead else self.base, 0)
+        stream = torch.arange(rows * streams, device=device)[:, None]
+        self.slot = (self.place.flatten(0, 1) + stream * (self.blocks * window)).flatten()
         alone = torch.zeros(rows, streams, self.blocks, dtype=torch.bool, device=device)
         self.alone = alone.scatter_(2, begins, before < window)
 
@@ -119,11 +124,12 @@ class Groups:
     @property
     def hidden(self) -> Bool[Tensor, "block slot twice"]:
         """Return which of the slots of the block before and of its own a slot does not read."""
-        slot = torch.arange(self.window, device=self.place.device)
-        both = torch.cat([slot, slot + self.window])
-        outside = (both <= slot[:, None]) | (both > slot[:, None] + self.window)
-        alone = self.alone.flatten()[1:, None, None] & (both < self.window)
-        return outside | alone
+        window, alone = self.window, self.alone.flatten()[1:, None, None]
+        outside = alone.new_ones(window, 2 * window).tril()
+        outside = outside.logical_or_(alone.new_ones(window, 2 * window).triu_(window + 1))
+        hidden = outside.expand(len(alone), -1, -1).clone()
+        hidden[..., :window].logical_or_(alone)
+        return hidden
 
     def placed(
         self,
@@ -149,14 +155,14 @@ class Groups:
         flat = x.flatten(0, 2)
         if not (self.fresh and torch.is_grad_enabled() and x.requires_grad):
             return flat.index_select(0, source.flatten())
-        room: Tensor = _Placed.apply(flat, source.flatten(), self._slot, x.shape)  # type: ignore[no-untyped-call]
+        room: Tensor = _Placed.apply(flat, source.flatten(), self.slot, x.shape)  # type: ignore[no-untyped-call]
         return room
 
     def taken(
         self, found: Float[Tensor, "several size"]
     ) -> Float[Tensor, "batch stream time size"]:
         """Return what was found in the slots where steps stand; see `near`."""
-        slot = self._slot - self.window
+        slot = self.slot - self.window
         if not (torch.is_grad_enabled() and found.requires_grad):
             taken = found.index_select(0, slot)
         else:
@@ -177,14 +183,6 @@ class Groups:
         step = self.order.gather(2, place.flatten(2))[..., None].expand(-1, -1, -1, x.shape[3])
         found = x.gather(2, step).unflatten(2, kept.shape[2:4])
         return torch.where(here[..., None], found, kept.to(x.dtype))
-
-    @property
-    def _slot(self) -> Int[Tensor, " several"]:
-        """Return the slot of each step in the room."""
-        rows, streams, steps = self.place.shape
-        stream = torch.arange(rows * streams, device=self.place.device)[:, None]
-        slot = self.place.reshape(-1, steps) + stream * (self.blocks * self.window)
-        return slot.flatten()
 
     def _join_kept(self, changed: Tensor, steps: int) -> None:
         """Let the last steps of groups that were joined stand before the steps of the segment."""
@@ -259,26 +257,34 @@ class _Near(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         read, total, weight = _near(room, size, hidden, less)
         ctx.size = size
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(room, weight)
         return read, total
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        to_read: Tensor | None,
+        to_total: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
         room, weight = ctx.saved_tensors
         size, window = ctx.size, weight.shape[1]
         query, key, value = _parts(room, size, window)
-        to_read, to_total = (slope.unflatten(0, (-1, window)) for slope in slopes)
+        if to_read is None:
+            to_read = torch.zeros_like(query).flatten(0, 1)
+        to_read = to_read.unflatten(0, (-1, window))
         to_weight = torch.bmm(to_read, value.mT)
         to_logits = torch.ops.aten._softmax_backward_data(to_weight, weight, -1, weight.dtype)  # noqa: SLF001
-        to_logits = to_logits.addcmul_(weight, to_total)
+        if to_total is not None:
+            to_logits = to_logits.addcmul_(weight, to_total.unflatten(0, (-1, window)))
         to_query = torch.bmm(to_logits, key).flatten(0, 1)
         both = [torch.bmm(to_logits.mT, query), torch.bmm(weight.mT, to_read)]
         pairs = torch.cat(both, -1)
         to_room = torch.zeros_like(room)
         to_room[:-window, : 2 * size] = pairs[:, :window].flatten(0, 1)
-        to_room[window:, : 2 * size] += pairs[:, window:].flatten(0, 1)
+        to_room[window:, : 2 * size].add_(pairs[:, window:].flatten(0, 1))
         at = 2 * size if room.shape[1] > 2 * size else 0
-        to_room[window:, at : at + size] += to_query
+        to_room[window:, at : at + size].add_(to_query)
         return to_room, None, None, None
 
 

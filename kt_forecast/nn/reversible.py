@@ -50,7 +50,7 @@ class ReversibleLayer(nn.Module):
         width: numbers in a step's vector, in each half.
         inner: numbers between the two maps of the feed-forward network.
         dropout: probability of dropping a number of what is added.
-        at_once: steps that are fed forward at a time.
+        at_once: steps of all rows that are fed forward at a time.
     """
 
     def __init__(
@@ -87,7 +87,8 @@ class ReversibleLayer(nn.Module):
 
     def slices(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the slices of steps that are fed forward one after another."""
-        return (x,) if torch.compiler.is_exporting() else x.split(self.at_once, 1)
+        some = max(self.at_once // max(len(x), 1), 1)
+        return (x,) if torch.compiler.is_exporting() else x.split(some, 1)
 
     def forward(
         self,
@@ -101,7 +102,7 @@ class ReversibleLayer(nn.Module):
         change, state, decided = self.mixed(second, state, span, seeds[0])
         first = first + change
         with _repeated(seeds[1], first.device):
-            second = second + torch.cat([self.fed(part) for part in self.slices(first)], 1)
+            second = second + _joined([self.fed(part) for part in self.slices(first)])
         return (first, second), state, decided
 
     def undone(
@@ -137,8 +138,8 @@ class ReversibleLayer(nn.Module):
                     change = self.fed(given.view_as(given))
                 through.append(_slopes(change, slope, given, (self.feed_norm, self.feed), found))
                 changes.append(change.detach())
-        second = second - torch.cat(changes, 1)
-        to_first = to_first + torch.cat(through, 1)
+        second = second - _joined(changes)
+        to_first = to_first + _joined(through)
         given = second.detach().requires_grad_()
         with torch.enable_grad():
             change, _, _ = self.mixed(given.view_as(given), state, span, seeds[0], decided)
@@ -259,6 +260,10 @@ def _slopes(
     for parameter, own in zip(learned, rest, strict=True):
         found[parameter] = found[parameter] + own if parameter in found else own
     return through
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.attention import Rotary, turned
 from kt_forecast.nn.heads import OfHeads, joined
 from kt_forecast.nn.learning import LearningStack
 from kt_forecast.nn.picked import NUMBERS_AT_ONCE, blended, products
@@ -149,20 +149,13 @@ class PredictedAttention(nn.Module):
         self, x: Float[Tensor, "batch time width"], state: DynamicSparseState, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], DynamicSparseState]:
         """Return what each step read, and what is kept after the last."""
-        place = span.position
-        q = self.rotary(self._split(self.query(x)), place)
+        angles = self.rotary.angles(span.places, x.dtype)
         k, v = (self._split(half) for half in self.key_value(x).chunk(2, -1))
-        short = x.detach() @ self.projection.to(x.dtype)
-        asking, told = (
-            rounded(self.turned(self._split(part(short)), place), self.levels)
-            for part in (self.code_query, self.code_key)
-        )
-        keys, values = (
-            appended(state.keys, self.rotary(k, place), span),
-            appended(state.values, v, span),
-        )
+        keys = appended(state.keys, turned(k, angles), span)
+        values = appended(state.values, v, span)
+        q = turned(self._split(self.query(x)), angles).to(keys.dtype)
+        asking, told = self.coded(x, span).chunk(2, 1)
         codes = appended(state.codes, told, span)
-        q = q.to(keys.dtype)
         chosen, past = self.highest(asking, codes, span)
         logits = products(q, keys, chosen) * self.size**-0.5
         weight = logits.masked_fill(~past, torch.finfo(q.dtype).min).softmax(-1)
@@ -170,6 +163,15 @@ class PredictedAttention(nn.Module):
         if self.training and torch.is_grad_enabled():
             self.lost = self.weight * self._missed(q, keys, asking.to(codes.dtype), codes, span)
         return self.out(joined(read).to(x.dtype)), DynamicSparseState(keys, values, codes)
+
+    def coded(
+        self, x: Float[Tensor, "batch time width"], span: Span
+    ) -> Float[Tensor, "batch twice time code"]:
+        """Return what all heads ask by, and then what they are told by, rounded to few bits."""
+        short = x.detach() @ self.projection.to(x.dtype)
+        both = F.linear(short, torch.cat([self.code_query.weight, self.code_key.weight]))
+        both = both.unflatten(-1, (2 * self.heads, -1)).transpose(1, 2)
+        return rounded(self.turned(both, span.places), self.levels)
 
     @torch.no_grad()
     def highest(self, asking: OfHeads, codes: OfHeads, span: Span) -> tuple[Chosen, Chosen]:
@@ -183,7 +185,7 @@ class PredictedAttention(nn.Module):
             codes: of all steps.
             span: where those stand that read.
         """
-        slots, place, kept = codes.shape[2], span.position, min(self.kept, codes.shape[2])
+        slots, place, kept = codes.shape[2], span.places, min(self.kept, codes.shape[2])
         # One product of matrices gives predictions raised for what is later.
         exact = torch.promote_types(codes.dtype, torch.float32)
         later = torch.arange(slots + -slots % TOGETHER, device=codes.device)
@@ -218,7 +220,7 @@ class PredictedAttention(nn.Module):
         self, q: Tensor, keys: Tensor, asking: Tensor, codes: Tensor, span: Span
     ) -> Float[Tensor, "batch time"]:
         """Return how wrong the predictions of each step were, at steps drawn for it."""
-        place = (span.position[:1] if span.uniform else span.position)[:, None, :, None]
+        place = span.places[:, None, :, None]
         drawn = ((place * self.strides) & (ENDS - 1)) * (place + 1) // ENDS
         drawn = drawn.clamp_max(keys.shape[2] - 1)
         with torch.no_grad():

@@ -55,7 +55,7 @@ class ReformerConfig(HeadsConfig):
         buckets: how many there are; even.
         rounds: how often each step is hashed.
         window: how many steps of its bucket a step reads in a round, itself included.
-        at_once: steps that are fed forward at a time; changes memory alone.
+        at_once: steps of all rows that are fed forward at a time; changes memory alone.
         published: sort all steps and cut the sorted into chunks, which leaks.
         expansion: feed-forward numbers per number of ``width``.
         dropout: probability of dropping a number of what a layer adds.
@@ -65,7 +65,7 @@ class ReformerConfig(HeadsConfig):
     buckets: int = tunable(8, (4, 8, 16, 32), gt=0)
     rounds: int = tunable(2, (1, 2, 4, 8), gt=0)
     window: int = tunable(32, (16, 32, 64), gt=0)
-    at_once: int = Field(1024, gt=0)
+    at_once: int = Field(2**16, gt=0)
     published: bool = False
     expansion: int = tunable(4, (1, 2, 4), gt=0)
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
@@ -130,7 +130,7 @@ class HashedAttention(nn.Module):
             decided = self.hashed(q)
         exact = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            q = self.rotary(q.to(exact), span.position)
+            q = self.rotary(q.to(exact), span.places)
             if self.published:
                 read, after = self._in_chunks(q, v.to(exact), decided.long()), state
             else:
@@ -153,7 +153,7 @@ class HashedAttention(nn.Module):
         # What is no number would pass a weight of zero; who may read it learns of it by its key.
         both = torch.cat([F.normalize(q, dim=-1), v.nan_to_num()], -1)
         room = groups.placed(torch.cat([both, q], -1), state.kept[0])
-        less = self._less(groups, state, q)
+        less = self._less(groups, bucket, state, q)
         read, total = near(room, self.size, groups.hidden, less)
         merged = self._merged(groups.taken(read), groups.taken(total))
         if span.ends:
@@ -178,27 +178,24 @@ class HashedAttention(nn.Module):
         return self._merged(logits.softmax(-1) @ values, logits.logsumexp(-1, keepdim=True)), state
 
     @torch.no_grad()
-    def _less(self, groups: Groups, state: Recent, q: Tensor) -> Float[Tensor, "*block slot twice"]:
+    def _less(
+        self, groups: Groups, bucket: Tensor, state: Recent, q: Tensor
+    ) -> Float[Tensor, "*block slot twice"]:
         """Return what is taken off logits, so that a pair that meets several times counts once."""
-        window, steps = self.window, q.shape[2]
-        if self.rounds == 1:
-            less = q.new_zeros(window, 2 * window)
-        else:
-            apart = steps + window
-            if not groups.fresh or self.buckets * apart > torch.iinfo(torch.int32).max:
-                label = groups.labels(FAR)
-            else:
-                label = groups.labels(apart).int()
+        window = self.window
+        less = q.new_zeros(window, 2 * window)
+        if self.rounds > 1:
+            # Where groups stand behind each other, a window between them keeps them apart.
+            fresh = groups.fresh
+            label = (groups.place + bucket * window).int() if fresh else groups.labels(FAR)
             room = groups.placed(self._elsewhere(label), state.kept[1])
-            own, twice = (
-                room[window:].unflatten(0, (-1, window)),
-                room.unfold(0, 2 * window, window),
-            )
-            met: Tensor | int = 0
+            own = room[window:].unflatten(0, (-1, window))
+            twice = room.unfold(0, 2 * window, window)
+            less = q.new_zeros(len(own), window, 2 * window)
             for i in range(self.rounds - 1):
                 # Of two steps of a bucket the one that reads is never the earlier.
-                met = met + ((own[:, :, i, None] - twice[:, i, None]).abs_() < window)
-            less = torch.as_tensor(met).to(q.dtype).log1p_()
+                less.add_((own[:, :, i, None] - twice[:, i, None]).abs_() < window)
+            less.log1p_()
         less.diagonal(window, -2, -1).fill_(-ITSELF)
         return less
 

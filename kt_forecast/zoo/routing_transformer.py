@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attend import attend
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.attention import Rotary, turned
 from kt_forecast.nn.grouped import Groups, Recent, near
 from kt_forecast.nn.heads import Kept, begins, joined
 from kt_forecast.nn.learning import LearningStack
@@ -120,19 +120,21 @@ class RoutedAttention(nn.Module):
         self, x: Float[Tensor, "batch time width"], state: RoutingState, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], RoutingState]:
         """Return what each step read, and what is kept after the last."""
-        q, v = self._split(self.query(x)), self._split(self.value(x))
         latest, clusters, read = state.latest, state.clusters, []
+        angles = self.rotary.angles(span.places, x.dtype)
+        some = [self.local, self.routed]
+        near_q, q = self._split(self.query(x)).split(some, 1)
+        near_v, v = self._split(self.value(x)).split(some, 1)
         if self.key is not None:
-            own = slice(0, self.local)
-            k = self._split(self.key(x))
-            local, latest = self._local(q[:, own], k, v[:, own], latest, span)
+            near_q, k = turned(near_q, angles), turned(self._split(self.key(x)), angles)
+            local, latest = self._local(near_q, k, near_v, latest, span)
             read.append(local)
-        q, v = F.layer_norm(q[:, self.local :], (self.size,)), v[:, self.local :]
+        q = F.layer_norm(q, (self.size,))
         alike = self.nearness(q)
         best, cluster = alike.max(-1)
         if self.training and torch.is_grad_enabled():
             self.lost = self.commitment * (2 - 2 * best).mean(1)
-        q = self.rotary(q, span.position)
+        q = turned(q, angles)
         if self.published:
             read.append(self._chosen(q, v, alike.detach(), span))
         else:
@@ -152,7 +154,6 @@ class RoutedAttention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, kept: Kept, span: Span
     ) -> tuple[Tensor, Kept]:
         """Read the latest steps."""
-        q, k = self.rotary(q, span.position), self.rotary(k, span.position)
         if span.ends:
             return attend(q, k, v, self.window), kept
         new = torch.cat([joined(k), joined(v)], -1)
