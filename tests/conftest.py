@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import hypothesis
 import jaxtyping
@@ -20,9 +20,18 @@ import pytest
 with_shapes = jaxtyping.jaxtyped
 
 
+def known(hint: Any, names: dict[str, Any]) -> Any:
+    """Return a hint without quotes; what is imported for type checkers alone may be anything."""
+
+    def shown(_: hint) -> None: ...
+
+    try:
+        return get_type_hints(shown, names, include_extras=True)["_"]
+    except Exception:  # noqa: BLE001 - jaxtyping too passes over hints that only people read
+        return Any
+
+
 def shows_an_array(hint: Any) -> bool:
-    if isinstance(hint, str):
-        return not hint.isidentifier()
     if inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray):
         return True
     return any(map(shows_an_array, get_args(hint)))
@@ -37,8 +46,12 @@ def checked(thing: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
         return thing
     if not inspect.isfunction(thing):
         return with_shapes(thing, typechecker=typechecker)
+    written = thing.__annotations__
+    hints = {name: known(hint, thing.__globals__) for name, hint in written.items()}
+    thing.__annotations__ = hints
     typed = typechecker(thing)
-    shaped = any(map(shows_an_array, thing.__annotations__.values()))
+    thing.__annotations__ = typed.__annotations__ = written
+    shaped = any(map(shows_an_array, hints.values()))
     return with_shapes(typed, typechecker=None) if shaped else typed
 
 
