@@ -16,9 +16,10 @@ from kt_forecast.data.splits import Role
 from kt_forecast.errors import InputError
 from kt_forecast.evaluation import Rules, Scores, compare, evaluate
 from kt_forecast.experiment import tables
-from kt_forecast.experiment.flow import prepare
+from kt_forecast.experiment.flow import Rows, prepare
 from kt_forecast.experiment.recipe import Recipe
 from kt_forecast.experiment.running import inside, note_read
+from kt_forecast.experiment.station import Station
 from kt_forecast.experiment.stored import MODEL, RECIPE, SPLIT, Run, find
 from kt_forecast.metrics import Estimate
 from kt_forecast.sequences.counts import looked_back
@@ -108,7 +109,7 @@ def history_study(
     Raises:
         InputError: there is no such run, it is not of students, or no student has a longer history.
     """
-    gains = []
+    gains, station = [], Station()
     for name in names:
         found = find(name, runs)
         if not isinstance(found, Run):
@@ -117,7 +118,7 @@ def history_study(
             )
         recipe = Recipe.read(inside(found, RECIPE))
         fitted = Fitted.load(inside(found, MODEL), device=device)
-        rows = prepare(recipe, tables.load(recipe.data), found.folder / SPLIT)
+        rows = _rows(recipe, found.folder / SPLIT, station)
         note_read(found, say)
         test = rows.parts[Role.TEST]
         for steps in latest:
@@ -141,6 +142,18 @@ def history_study(
                 )
             )
     return HistoryStudy(tuple(gains))
+
+
+def _rows(recipe: Recipe, split: Path, station: Station) -> Rows:
+    """Return the sequences of a run, made once for runs on the same rows."""
+    data = recipe.data.model_dump(mode="json")
+    coin = recipe.seed if recipe.coin_flip else None
+    return station.once(
+        ["rows", data, split.read_text(encoding="utf-8"), coin],
+        lambda: prepare(
+            recipe, station.once(["table", data], lambda: tables.load(recipe.data)), split
+        ),
+    )
 
 
 def longer_than(

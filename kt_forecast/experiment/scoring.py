@@ -27,7 +27,7 @@ from kt_forecast.experiment.stored import MODEL, RECIPE, RECORD, SPLIT, Forecast
 from kt_forecast.forecaster import Fitted as Forecasting
 from kt_forecast.metrics.forecasting import samples as samples_of_sums
 from kt_forecast.nn.system import System
-from kt_forecast.schema import ROW
+from kt_forecast.schema import ROW, STUDENT
 from kt_forecast.sequences.build import build
 from kt_forecast.sequences.windows import gather, origins
 from kt_forecast.tracer import Fitted as Tracing
@@ -342,10 +342,10 @@ def _marks(found: Run, part: Any, history: int | None) -> tuple[str, ...]:  # no
 def _streaming_ms(fitted: Tracing, rows: flow.Rows) -> float:
     """Return the median time of an answer and the question after it, of one student."""
     train = rows.roles.visible(Role.TRAIN)
-    sequences = build(rows.interactions, fitted.vocabulary, rows=train)
-    longest = int((sequences.start[1:] - sequences.start[:-1]).argmax())
-    low = int(sequences.start[longest])
-    steps = steps_of(sequences)[low : min(low + STREAMED, int(sequences.start[longest + 1]))]
+    student = rows.interactions.frame[STUDENT].to_numpy()
+    names, counts = np.unique(student[train], return_counts=True)
+    longest = train & (student == names[counts.argmax()])
+    steps = steps_of(build(rows.interactions, fitted.vocabulary, rows=longest))[:STREAMED]
     stream = Stream(fitted)
     memory = stream._memory  # noqa: SLF001 - without the look-up of names, which all share
     taken = []

@@ -202,7 +202,8 @@ class Worker:
         )
         self.task, self.began = task, time.monotonic()
         self.kin.add(task.kin)
-        self.spec = runs / LOGS / f"{os.getpid()}-{task.number}-{task.title}.json"
+        what = "score" if task.recipe is None else "train"
+        self.spec = runs / LOGS / f"{os.getpid()}-{task.number}-{what}-{task.title}.json"
         put(self.spec, job.model_dump_json())
         assert self.process.stdin is not None  # noqa: S101 - it was asked for
         with suppress(BrokenPipeError):

@@ -34,7 +34,7 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
 for line in iter(sys.stdin.readline, ""):
     spec = Path(line.strip())
-    title = spec.stem.split("-", 2)[2]
+    title = spec.stem.split("-", 3)[3]
     done = {"folder": None, "scored": None, "why": "", "closing": 0.01, "broken": False}
     if title.startswith("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -96,6 +96,15 @@ def test_at_the_end_of_the_time_what_trains_ends_and_the_rest_is_left_out(crew):
     assert found["long"] == ("long", "")
     assert found["late"] == ("None", NOT_BEGUN)
     assert found["score"] == ("score", ""), "what only is to be scored still is"
+
+
+def test_a_run_is_scored_and_goes_on_as_two_tasks_of_one_number(crew, tmp_path):
+    list(crew(["a"], workers=1))
+    both = [Task(0, "a", 0, run=Path("here")), Task(0, "a", 0, RECIPE, Path("here"))]
+    place = {"runs": tmp_path / "runs", "device": "cpu", "say": [].append}
+    assert len(list(make_each(both, workers=1, clock=Clock(), **place))) == 2
+    done = {path.name.split("-", 1)[1] for path in (tmp_path / "runs").glob("compare/*.done")}
+    assert done == {"0-score-a.done", "0-train-a.done"}
 
 
 def test_what_does_not_end_in_time_is_not_waited_for(crew):
