@@ -22,12 +22,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.attend import QUERY_CHUNK, attend
+from kt_forecast.nn.attend import attend
 from kt_forecast.nn.gathered import gathered
 from kt_forecast.nn.heads import Heads, Kept, OfHeads, begins
 from kt_forecast.nn.stack import MixingLayer, Stack
 from kt_forecast.nn.streams import Span, appended
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, System
+
+LOGITS_AT_ONCE = 2**27
+"""Logits of merged readings that are there at once; all are formed again for the backward pass."""
 
 Reading = Literal["near", "far", "both"]
 """Which of the two sets is read; ``both`` in one softmax, each step once."""
@@ -165,7 +168,8 @@ def strided(query: OfHeads, key: OfHeads, value: OfHeads, stride: int) -> OfHead
     q, k, v = (
         F.pad(t, (0, 0, 0, -steps % stride)).unflatten(2, (-1, stride)) for t in (query, key, value)
     )
-    some, pieces = max(1, QUERY_CHUNK // stride), []
+    each = q.shape[0] * q.shape[1] * stride * (2 * stride + q.shape[2])
+    some, pieces = max(1, LOGITS_AT_ONCE // each), []
     for low in range(0, q.shape[2], some):
         high = min(low + some, q.shape[2])
         args = (q[:, :, low:high], k[:, :, :high], v[:, :, :high])
@@ -175,7 +179,8 @@ def strided(query: OfHeads, key: OfHeads, value: OfHeads, stride: int) -> OfHead
             )
         else:
             pieces.append(_near_and_far(*args))
-    return torch.cat(pieces, 2).flatten(2, 3)[:, :, :steps]
+    y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2)
+    return y.flatten(2, 3)[:, :, :steps]
 
 
 def _near_and_far(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ from kt_forecast.nn.stack import MixingLayer, Stack
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
+LOGITS_AT_ONCE = 2**27
+"""Logits that are there at once where there are several blocks."""
+PARTS = 4
+"""Parts in which the blocks of a sequence are done that is read as a whole."""
 QUERY_CHUNK = 256
 """Queries attended at a time, so that the weights of all pairs of steps are never there at once."""
 
@@ -107,7 +111,7 @@ class Weights(nn.Module):
         self,
         x: Float[Tensor, "batch time width"],
         place: Int[Tensor, "rows time"],
-        column: Int[Tensor, "rows slot"],
+        column: Int[Tensor, "#rows slot"],
     ) -> Float[Tensor, "some head time slot"]:
         """Return the logits of columns.
 
@@ -118,17 +122,24 @@ class Weights(nn.Module):
         """
         first = self.tables[0]
         if self.form == "random":
-            rows = place % first.shape[1]
-            return first[:, rows[..., None], column[:, None]].transpose(0, 1)
+            cell = (place % first.shape[1])[..., None] * first.shape[2] + column[:, None]
+            return _picked(first.flatten(1), cell).transpose(0, 1)
         if self.hidden is None:
-            rows, columns = first[:, place], self.tables[1][:, column]
+            rows, columns = _picked(first, place), _picked(self.tables[1], column)
             return (rows @ columns.mT).transpose(0, 1)
         made = F.relu(self.hidden(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if self.form == "dense":
-            return made @ first[:, column].transpose(0, 1).mT
+            return made @ _picked(first, column).transpose(0, 1).mT
         long = first.shape[1]
-        tiled, repeated = first[:, column % long], self.tables[1][:, column // long]
+        tiled, repeated = _picked(first, column % long), _picked(self.tables[1], column // long)
         return (made @ tiled.transpose(0, 1).mT) * (made @ repeated.transpose(0, 1).mT)
+
+
+def _picked(
+    table: Float[Tensor, "head row *size"], index: Int[Tensor, "*some"]
+) -> Float[Tensor, "head *several last"]:
+    """Return rows of each head's table, whose gradients are added in place."""
+    return table.index_select(1, index.flatten()).unflatten(1, index.shape)
 
 
 class SynthesizedAttention(nn.Module):
@@ -160,20 +171,48 @@ class SynthesizedAttention(nn.Module):
         joined = torch.cat([state.kept, new], 1)
         before = state.kept.shape[1]
         position = span.position[:1] if span.uniform else span.position
-        pieces = []
-        for low in range(0, span.length, QUERY_CHUNK):
-            high = min(low + QUERY_CHUNK, span.length)
-            start = max(0, before + low - self.reach + 1)
-            asked = None if query is None else query[:, low:high]
-            args = (x[:, low:high], asked, joined[:, start : before + high], position[:, low:high])
-            if torch.is_grad_enabled() and span.length > QUERY_CHUNK:
-                pieces.append(
-                    checkpoint(self._read, *args, use_reentrant=False, preserve_rng_state=False)
-                )
-            else:
-                pieces.append(self._read(*args))
-        y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+        if span.length > QUERY_CHUNK:
+            y = self._in_blocks(x, query, joined, position)
+        else:
+            y = self._read(x, query, joined[:, max(0, before - self.reach + 1) :], position)
         return self.out(y), SynthesizerState(self._latest(joined, span))
+
+    def _in_blocks(
+        self, x: Tensor, query: Tensor | None, joined: Tensor, position: Tensor
+    ) -> Float[Tensor, "batch time width"]:
+        """Let blocks of steps read as if each were a sequence: as many as memory bears at once."""
+        steps, size = x.shape[1], QUERY_CHUNK
+        count, before = -(-steps // size), joined.shape[1] - steps
+        missing, back = count * size - steps, min(self.reach - 1, before + (count - 1) * size)
+
+        def cut(t: Tensor) -> Tensor:
+            return F.pad(t, (0, 0, 0, missing)).unflatten(1, (count, size))
+
+        slots = F.pad(joined, (0, 0, back - before, missing)).unfold(1, back + size, size).mT
+        place = position[:, :1] + torch.arange(count * size, device=x.device)
+        place = place.expand(len(x), -1).unflatten(1, (count, size))
+        each = len(x) * self.heads * size * (back + size)
+        # Where the last block reads all, early ones are not given as much.
+        parts = PARTS if back < self.reach - 1 else 1
+        some = max(1, min(LOGITS_AT_ONCE // each, -(-count // parts)))
+        pieces = []
+        for low in range(0, count, some):
+            high = min(low + some, count)
+            absent = max(0, back - before - (high - 1) * size)
+            asked = None if query is None else cut(query)[:, low:high].flatten(0, 1)
+            read = slots[:, low:high, absent:].flatten(0, 1)
+            args = (
+                cut(x)[:, low:high].flatten(0, 1),
+                asked,
+                read,
+                place[:, low:high].flatten(0, 1),
+            )
+            if torch.is_grad_enabled():
+                y = checkpoint(self._read, *args, use_reentrant=False, preserve_rng_state=False)
+            else:
+                y = self._read(*args)
+            pieces.append(y.unflatten(0, (len(x), -1)))
+        return torch.cat(pieces, 1).flatten(1, 2)[:, :steps]
 
     def _read(
         self, x: Tensor, query: Tensor | None, slots: Tensor, position: Tensor

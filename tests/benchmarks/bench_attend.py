@@ -7,9 +7,11 @@ every system the length from which it is faster, and the shares of the machine's
 and of its bandwidth (``--rate``, ``--bandwidth``) that it reaches by counted operations and bytes.
 What tells most comes first, so that ``--seconds`` may end it early: all systems at the longest
 sequences, kernels where their crossing is looked for. ``--only shares --json FILE`` completes a
-file of times where there is no GPU, for counting needs none.
+file of times where there is no GPU, for counting needs none; ``--only counts`` prints how many
+operations a forward and backward pass launches and what they move, by the kernels of the CPU.
 
     python tests/benchmarks/bench_attend.py
+    python tests/benchmarks/bench_attend.py --only counts
 """
 
 import argparse
@@ -26,13 +28,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from kt_forecast import zoo
-from kt_forecast.audit.cost import training_cost
+from kt_forecast.audit.cost import training_cost, training_traffic
 from kt_forecast.nn.attend import Kernel, attend, attend_beside, attend_weighed
 from kt_forecast.nn.system import modules_in
 
 EXACT = "flash_attention"
+TWO_LAYERS = {"memory_compressed"}
+"""Systems that have no fewer."""
 OTHER_FAMILIES = {"decoder", "hierarchy", "memory", "recurrent"}
 HEADS, SIZE = 4, 32
 ROWS = 10
@@ -52,6 +57,7 @@ SLOW = 0.2
 """Seconds of a call from which on it is timed once."""
 KERNEL_LENGTHS = (1024, 512, 2048, 256, 4096, 16384, 65536)
 SYSTEM_LENGTHS = (65536, 16384, 4096, 1024, 256)
+COUNTED_LENGTHS = (1024, 4096, 16384, 65536)
 
 
 def tensors(
@@ -135,7 +141,8 @@ def of_pattern(name: str, kernel: Kernel, steps: int, window: int) -> Callable[[
 def made(name: str, width: int, length: int) -> Any:
     """Return a system's mixer of one layer."""
     system = zoo.load(name)
-    chosen: dict[str, Any] = {"width": width, "heads": 4, "layers": 1, "dropout": 0.0}
+    layers = 2 if name in TWO_LAYERS else 1
+    chosen: dict[str, Any] = {"width": width, "heads": 4, "layers": layers, "dropout": 0.0}
     chosen = {key: value for key, value in chosen.items() if key in system.config.model_fields}
     root = system.promises.cost.root
     return system.build(system.config(**chosen, **({root: math.isqrt(length)} if root else {})))
@@ -270,13 +277,39 @@ def measure_kernels(report: Report, options: argparse.Namespace) -> None:
                 report.tried("kernels", f"{name} {kernel} {steps}", work)
 
 
-def measure_systems(report: Report, options: argparse.Namespace) -> None:
+def chosen_systems(options: argparse.Namespace) -> list[str]:
     known = options.systems or [
         name
         for name in modules_in("kt_forecast.zoo")
         if (system := zoo.load(name)).build is not None and system.family not in OTHER_FAMILIES
     ]
-    names = [EXACT, *(name for name in known if name != EXACT)]
+    return [EXACT, *(name for name in known if name != EXACT)]
+
+
+def launches(name: str, width: int, steps: int) -> dict[str, float]:
+    """Return what a pass sends to a device, by steps without values if nothing looks at them."""
+    try:
+        found = training_traffic(partial(made, name, width, steps), (1, steps, width))
+    except DataDependentOutputException:
+        found = training_traffic(made(name, width, steps), torch.randn(1, steps, width))
+    return {"launches": found.launches, "moved_mib": round(found.moved / 2**20, 1)}
+
+
+def measure_counts(report: Report, options: argparse.Namespace) -> None:
+    lengths = sorted(options.lengths or COUNTED_LENGTHS)
+    for width in options.widths:
+        print(f"launches and MiB moved, width {width}:", *lengths, sep="\t")
+        for name in chosen_systems(options):
+            row = []
+            for steps in lengths:
+                work = partial(launches, name, width, steps)
+                found = report.tried("counts", f"{name} {width} {steps}", work)
+                row.append(" ".join(map(str, found.values())) if isinstance(found, dict) else "-")
+            print(name, *row, sep="\t")
+
+
+def measure_systems(report: Report, options: argparse.Namespace) -> None:
+    names = chosen_systems(options)
     for width, steps in product(options.widths, options.lengths or SYSTEM_LENGTHS):
         for name in names:
             work = partial(system_times, name, width, steps, options)
@@ -312,6 +345,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1200.0, help="after them nothing is begun")
     parser.add_argument("--json", type=Path, help="file to write to as parts are done")
     options = parser.parse_args()
+    if options.only == ["counts"]:
+        measure_counts(Report(None, options.seconds), options)
+        return 0
     beside = options.only == ["shares"] and options.json is not None and options.json.is_file()
     if not torch.cuda.is_available() and not beside:
         print("there is no GPU here, and kernels run on one only: nothing was measured")

@@ -130,8 +130,6 @@ LOOPS = {
     "reformer": "feeds and undoes some steps at a time",
     "retnet": CHUNKS,
     "rmt": "a segment reads the memory that the one before it wrote",
-    "sparse_transformer": QUERIES,
-    "synthesizer": QUERIES,
     "titans": "a chunk's memory is learned from the one before it",
     "transformer_xl": SEGMENTS,
 }
