@@ -136,6 +136,7 @@ OPTIONS = {
         "--system",
         "--set",
         "--workers",
+        "--hours",
         "--html",
         "--json",
         "--runs",
