@@ -25,6 +25,8 @@ from kt_forecast.nn.system import State
 
 SEGMENTS_KEPT = 16
 """Segments whose weights are kept for the backward pass; those of more are formed again."""
+AT_ONCE = 64
+"""Segments of all rows together whose weights are formed at a time, if they are not more."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,8 @@ class RelativeAttention(nn.Module):
         """Return what the queries, those of the last keys, read; all heads side by side."""
         table = self._table(k.shape[3], q)
         again = torch.is_grad_enabled() and q.shape[1] > SEGMENTS_KEPT
-        parts = []
-        for some in zip(*(x.split(SEGMENTS_KEPT, 1) for x in (q, k, v, visible)), strict=True):
+        size, parts = max(SEGMENTS_KEPT, AT_ONCE // len(q)), []
+        for some in zip(*(x.split(size, 1) for x in (q, k, v, visible)), strict=True):
             args = (*some, table)
             parts.append(
                 checkpoint(self._weigh, *args, use_reentrant=False) if again else self._weigh(*args)

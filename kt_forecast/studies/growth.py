@@ -5,13 +5,14 @@ sequence (or as many as are asked for), so that nothing but the length grows.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from kt_forecast.audit.cost import Traffic, traffic
 from kt_forecast.errors import InputError
 from kt_forecast.nn.kernels import without_cudnn_attention
 from kt_forecast.nn.system import auxiliary_loss
@@ -26,6 +27,8 @@ FEWEST = 2
 STEEPEST = 1.1
 """The largest exponent that counts as linear."""
 EXACT = "gpt"
+COUNTED = ("peak_bytes", "operations", "moved_bytes")
+"""What is the same in every run."""
 
 
 class GrowthSettings(StudySettings):
@@ -94,6 +97,7 @@ def _of_system(name: str, settings: GrowthSettings, clock: Clock) -> Iterator[Ro
     for length in settings.lengths:
         row = {"system": name, "length": length, "left_out": "", "seconds": math.nan}
         row |= {"low": math.nan, "high": math.nan, "repeats": 0, "peak_bytes": math.nan}
+        row |= {"operations": math.nan, "moved_bytes": math.nan}
         if clock.over():
             return
         limit = min(settings.limit, clock.left())
@@ -111,7 +115,8 @@ def _of_system(name: str, settings: GrowthSettings, clock: Clock) -> Iterator[Ro
         try:
             if not seen:
                 one_pass()
-            most = peak_bytes(one_pass, settings.device)
+            most, does = _weighed(one_pass, settings.device)
+            row |= {"operations": does.launches, "moved_bytes": does.moved}
             timing = timed(
                 one_pass,
                 settings.device,
@@ -125,6 +130,13 @@ def _of_system(name: str, settings: GrowthSettings, clock: Clock) -> Iterator[Ro
             return
         seen.append((length, timing.seconds))
         yield row | timing.plain() | {"peak_bytes": most}
+
+
+def _weighed(call: Callable[[], None], device: str) -> tuple[int, Traffic]:
+    """Return the most bytes that a pass held, and what it did."""
+    does: list[Traffic] = []
+    most = peak_bytes(lambda: does.append(traffic(call)), device)
+    return most, does[0]
 
 
 def expected(length: int, seen: list[tuple[int, float]]) -> float:
@@ -158,7 +170,7 @@ def shown(settings: GrowthSettings, rows: list[Row]) -> Found:
             "longest": max(found["length"], default=0),
         }
         for name, found in series.items()
-        for what, by_ in (("seconds", "low"), ("peak_bytes", "peak_bytes"))
+        for what, by_ in (("seconds", "low"), *((own, own) for own in COUNTED))
         if len(found["length"]) > 1
     ]
     by = {(one["system"], one["exponent"]): one for one in slopes}
@@ -173,6 +185,14 @@ def shown(settings: GrowthSettings, rows: list[Row]) -> Found:
         f"{len(kept)} of {len(linear)} systems that promise a cost linear in the length keep to an"
         f" exponent of at most {STEEPEST} in seconds and in peak memory, between the two longest"
         " lengths" + (f"; {words.listed(steep)} did not." if steep else ".")
+    ]
+    answers += [
+        f"Of {name} the bytes that its operations move have an exponent of"
+        f" {by[name, 'moved_bytes']['over_the_last']:.2f} between them, the operations one of"
+        f" {by[name, 'operations']['over_the_last']:.2f}: where these are less than that of the"
+        " seconds, the machine was idle at the shorter of the two, or busy with other work at the"
+        " longer."
+        for name in steep
     ]
     if (EXACT, "seconds") in by:
         exact = by[EXACT, "seconds"]
@@ -202,6 +222,8 @@ def shown(settings: GrowthSettings, rows: list[Row]) -> Found:
                 if fewer
                 else "."
             ),
+            "Operations are torch's own that compute, and moved are the bytes that they read and"
+            " write: counted, the same in every run. Kernels of our own are not among them.",
             "Peak memory is what torch's allocator held at most beyond weights and input.",
             "Exponents are of the least reading, which others on the machine disturb least: least"
             " squares of logarithms over all lengths; beside them that between"
@@ -234,7 +256,7 @@ def shown(settings: GrowthSettings, rows: list[Row]) -> Found:
 
 def _measured(name: str, rows: list[Row]) -> dict[str, list[int | float]]:
     own = [row for row in rows if row["system"] == name and not row["left_out"]]
-    names = ("length", "seconds", "low", "peak_bytes")
+    names = ("length", "seconds", "low", *COUNTED)
     return {what: [row[what] for row in own] for what in names}
 
 
@@ -244,11 +266,12 @@ def _exponents(settings: GrowthSettings, by: dict[tuple[str, str], Row]) -> Tabl
         if (name, "seconds") not in by:
             continue
         cells = [name, words.steps(by[name, "seconds"]["longest"])]
-        for what in ("seconds", "peak_bytes"):
+        for what in ("seconds", "moved_bytes", "peak_bytes"):
             one = by[name, what]
             cells += [words.number(one["over_all"]), words.number(one["over_the_last"])]
         rows.append(tuple(cells))
-    header = ("system", "longest", "seconds", "at the end", "peak memory", "at the end")
+    end = "at the end"
+    header = ("system", "longest", "seconds", end, "bytes moved", end, "peak memory", end)
     return Table(title="Exponents of growth", header=header, rows=tuple(rows))
 
 

@@ -6,7 +6,9 @@ answered as before. Of a series: the first patch of each channel stands above or
 follow seasons in any phase; a mark announces the last season, whose phase the first patch decides.
 What remembers nothing is right half of the time.
 
-Distances grow in training from stage to stage and end far below those of the test. The test streams
+Distances grow in training from stage to stage and end far below those of the test. In the first
+stage a student's facts are asked again among the other things as well: whoever is asked only at the
+end first learns how many answers are still to come, and not which. The test streams
 one history with carried state, a piece at a time, and asks from the state at every distance.
 """
 
@@ -51,6 +53,8 @@ SHARED = 0.85
 LEAST_PIECE = 16
 """Tokens of a stream below which a piece is not halved for want of memory."""
 LATE = "the limit of seconds"
+LOOK = 8
+"""Passes after which training looks at how many answers were right; each look waits for a GPU."""
 
 
 class NeedleSettings(StudySettings):
@@ -133,6 +137,14 @@ class Task(Protocol):
         """Return the tokens that ask for the facts, and what is to be told after them."""
         ...
 
+    def remind(self, facts: Tensor, count: int, place: int, draw: torch.Generator) -> Asked:
+        """Do as `pass_by`, asking for some facts on the way; return where, too."""
+        ...
+
+    def reminded(self, predicted: Tensor, tokens: Any, where: Tensor) -> Tensor | float:  # noqa: ANN401
+        """Return the loss of what `remind` asked for, in a pass over all ``tokens``."""
+        ...
+
     def join(self, parts: list[Any]) -> Any:  # noqa: ANN401
         """Return tokens in a row."""
         ...
@@ -179,6 +191,22 @@ class StudentTask:
         order = self._order(len(facts), draw)
         wanted = facts.gather(1, order)
         return self._batch(order, wanted, place), wanted
+
+    def remind(self, facts: Tensor, count: int, place: int, draw: torch.Generator) -> Asked:
+        """Put facts' concepts, answered as before, in the place of every other of the concepts."""
+        passed = self.pass_by(len(facts), count, place, draw)
+        asks = _whole(2, passed.shape, draw).bool()
+        known = _whole(self.settings.facts, passed.shape, draw)
+        concept = torch.where(asks, known, passed.concepts[..., 0] - 1)
+        response = torch.where(asks, facts.gather(1, known), passed.response)
+        return self._batch(concept, response, place), asks
+
+    def reminded(self, predicted: Tensor, tokens: Batch, where: Tensor) -> Tensor | float:
+        """Return the cross-entropy of the concepts asked on the way."""
+        own = slice(self.settings.facts, self.settings.facts + where.shape[1])
+        logits, wanted = predicted[:, own].float(), tokens.response[:, own]
+        each = F.binary_cross_entropy_with_logits(logits, wanted.to(logits), reduction="none")
+        return (each * where).sum() / where.sum().clamp_min(1)
 
     def join(self, parts: list[Batch]) -> Batch:
         """Return batches one after the other."""
@@ -273,6 +301,16 @@ class SeriesTask:
         mark = ramp.expand(len(facts), 1, self.settings.facts, -1)
         sign = (2.0 * facts - 1.0)[..., None]
         return self._patches(mark, draw), sign * self._angle(draw).sin()
+
+    def remind(self, facts: Tensor, count: int, place: int, draw: torch.Generator) -> Asked:
+        """Ask for nothing: which channel is meant is plain."""
+        nothing = torch.zeros(len(facts), count, dtype=torch.bool, device=facts.device)
+        return self.pass_by(len(facts), count, place, draw), nothing
+
+    def reminded(self, predicted: Tensor, tokens: Tensor, where: Tensor) -> Tensor | float:
+        """Return nought."""
+        del predicted, tokens, where
+        return 0.0
 
     def join(self, parts: list[Tensor]) -> Tensor:
         """Return patches one after the other."""
@@ -424,38 +462,50 @@ def train(model: nn.Module, task: Task, settings: NeedleSettings, clock: Clock) 
     """
     most = min(settings.training_seconds, clock.left() / 2)
     draw = torch.Generator(settings.device).manual_seed(settings.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=0.01)
-    began, stage, sure, done = time.perf_counter(), 0, CHANCE, 0
+    lengths = torch.Generator().manual_seed(settings.seed)
+    rate = settings.learning_rate
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, fused=True)
+    began, stage, done = time.perf_counter(), 0, 0
+    sure = torch.full((), CHANCE, device=settings.device)
     model.train()
     for done in range(1, settings.passes + 1):
         elapsed = time.perf_counter() - began
         share = max(done / settings.passes, elapsed / most)
         fall = min(1.0, 3 * max(0.0, 1 - share) + LEAST_RATE)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, done / WARM_UP) * fall
+            group["lr"] = rate * min(1.0, done / WARM_UP) * fall
         longest = int(settings.stages[stage] * settings.segment)
-        between = int(torch.randint(0, longest + 1, (), generator=draw, device=draw.device))
+        between = int(torch.randint(0, longest + 1, (), generator=lengths))
         begin, facts = task.tell(settings.rows, draw)
         place = settings.facts
-        passed = task.pass_by(settings.rows, between, place, draw)
+        where = None
+        if stage == 0:
+            passed, where = task.remind(facts, between, place, draw)
+        else:
+            passed = task.pass_by(settings.rows, between, place, draw)
         question, wanted = task.ask(facts, place + between, draw)
+        tokens = task.join([begin, passed, question])
         with computed_in(settings.device, settings.precision):
-            predicted, _ = model(task.join([begin, passed, question]))
+            predicted, _ = model(tokens)
         loss, right = task.judge(predicted, wanted)
+        if where is not None:
+            loss = loss + task.reminded(predicted, tokens, where)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        sure = LATEST * sure + (1 - LATEST) * float(right.float().mean())
-        if sure > SURE and stage + 1 < len(settings.stages):
-            stage, sure = stage + 1, CHANCE
+        sure = LATEST * sure + (1 - LATEST) * right.float().mean()
+        if done % LOOK:
+            continue
+        if stage + 1 < len(settings.stages) and float(sure) > SURE:
+            stage, sure = stage + 1, torch.full_like(sure, CHANCE)
         if time.perf_counter() - began > most:
             break
     return {
         "passes": done,
         "trained_seconds": time.perf_counter() - began,
         "trained_steps": int(settings.stages[stage] * settings.segment) * task.stride,
-        "trained_share": sure,
+        "trained_share": float(sure),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -584,7 +634,8 @@ def shown(settings: NeedleSettings, rows: list[Row]) -> Found:
             f"{settings.layers} layer(s) of width {settings.width}; trained with AdamW for at most"
             f" {settings.passes:,} passes of {settings.rows} sequences or"
             f" {settings.training_seconds:g} seconds, the distance growing to"
-            f" {int(settings.stages[-1] * settings.segment)} tokens; seed {settings.seed}.",
+            f" {int(settings.stages[-1] * settings.segment)} tokens; in the first stage a student's"
+            f" facts are asked on the way too; seed {settings.seed}.",
             f"Asked in one stream of {settings.asked} histories with carried state,"
             f" {settings.piece:,} tokens at a time"
             + (f", fewer for want of memory with {words.listed(sorted(halved))}" if halved else "")

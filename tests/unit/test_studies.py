@@ -67,6 +67,9 @@ def test_growth_finds_what_grows_how(tmp_path):
     assert all(row["repeats"] >= 5 and row["low"] <= row["seconds"] <= row["high"] for row in rows)
     slopes = {(r["system"], r["exponent"]): r for r in record.rows if "exponent" in r}
     assert slopes["retnet", "peak_bytes"]["over_the_last"] == pytest.approx(1.0, abs=0.15)
+    assert slopes["retnet", "moved_bytes"]["over_the_last"] == pytest.approx(1.0, abs=0.1)
+    assert slopes["gpt", "operations"]["over_the_last"] == 0.0
+    assert all(row["operations"] > 0 for row in rows)
 
 
 def test_growth_leaves_out_what_would_take_too_long(tmp_path):
