@@ -133,8 +133,8 @@ class InfiniAttention(nn.Module):
         near = keys[:, :, : at + 1]
         cos, sin = self.rotary.angles(torch.arange(at + 1, device=q.device)[None], q.dtype)
         q_ = turned(q, (cos[:, :, at:], sin[:, :, at:]))
-        seen = (turned(near, (cos, sin)), values[:, :, : at + 1])
-        local = F.scaled_dot_product_attention(q_, *(t.to(q_.dtype) for t in seen))
+        k_, v_ = (t.to(q_.dtype) for t in (turned(near, (cos, sin)), values[:, :, : at + 1]))
+        local = F.scaled_dot_product_attention(q_, k_, v_)
         exact = torch.promote_types(v.dtype, torch.float32)
         memory, total = state.memory.to(exact), state.total.to(exact)
         y = self._gated(_read(q.to(memory.dtype), memory, total), local)

@@ -300,6 +300,22 @@ def test_what_stands_between_tells_nothing_of_the_facts():
     assert torch.equal(question.response, wanted)
 
 
+def test_reminders_repeat_the_facts_and_are_what_is_judged():
+    task, draw = StudentTask(NeedleSettings(rows=3)), torch.Generator().manual_seed(0)
+    begin, facts = task.tell(3, draw)
+    tokens, asks = task.remind(facts, 40, task.settings.facts, draw)
+    concept = tokens.concepts[..., 0] - 1
+    told = facts.gather(1, concept.clamp_max(task.settings.facts - 1))
+    assert torch.equal(tokens.response[asks], told[asks])
+    assert (concept < task.settings.facts).equal(asks)
+    assert 0.3 < asks.float().mean() < 0.7
+    whole = task.join([begin, tokens])
+    right = torch.where(whole.response.bool(), 50.0, -50.0)
+    others = torch.cat([torch.ones(3, task.settings.facts, dtype=torch.bool), ~asks], 1)
+    assert task.reminded(torch.where(others, -right, right), whole, asks) < 1e-6
+    assert task.reminded(-right, whole, asks) > 10.0
+
+
 def test_a_needle_close_by_is_learned():
     settings = NeedleSettings(
         width=16,
