@@ -75,6 +75,7 @@ def prove(
     *,
     name: str,
     routing: bool = True,
+    exact: bool = False,
 ) -> Proof:
     """Track a run, and say whether its outputs keep to a contract.
 
@@ -89,6 +90,7 @@ def prove(
         setting: its mode is that of the run.
         name: for the report.
         routing: whether computed indices may be taken as they are.
+        exact: whether labels are wanted as early as they can be, also where later ones do.
     """
     fixed = tuple(name for name in inputs if name not in pair[0])
     before = min((int(t.min()) for t in pair[0].values() if t.numel()), default=0) - 1
@@ -99,7 +101,8 @@ def prove(
     first: Proof | None = None
     for options in attempts:
         try:
-            tracked = _tracked(runner, inputs, available, setting, **options)
+            enough = None if exact else clocks.needed
+            tracked = _tracked(runner, inputs, available, setting, enough=enough, **options)
         except Exception as error:  # noqa: BLE001 - of a model nothing is known
             return first or Proof(name, failed=f"{type(error).__name__}: {str(error)[:200]}")
         proof = _read(tracked, clocks, name, before)

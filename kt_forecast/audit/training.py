@@ -251,7 +251,7 @@ def judge(
     wide = {path: torch.tensor(OPEN) for path in outputs}
     pair = (available, wide)
     clocks = spread_clocks(pair, inputs, outputs)
-    first = prove(runner, inputs, pair, clocks, setting, name=name)
+    first = prove(runner, inputs, pair, clocks, setting, name=name, exact=True)
     if first.failed:
         return Judged(first, pair, Clocks({}, {}), first.failed)
     due: Clock = {}

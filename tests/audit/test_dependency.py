@@ -883,3 +883,20 @@ def test_whatever_replacement_moves_is_covered_by_the_labels(seed):
                 after = call(torch.where(late, x + scale * torch.randn_like(x), x))
                 moved = after != before
                 assert bool((found.outputs["output"][moved] >= cut).all()), cut
+
+
+def own_hidden_by_a_finite_mask(x):
+    s = scores(x).masked_fill(~PAST.tril(-1), -1e4).masked_fill(~PAST, -torch.inf)
+    return attended(x, s.softmax(-1))
+
+
+def test_what_is_enough_to_know_needs_no_trust_in_finite_masks():
+    found = tracked(own_hidden_by_a_finite_mask)
+    assert len(found.conditions) == 1
+    assert by_step(own_hidden_by_a_finite_mask)[1:] == CAUSAL[:-1]
+    due = STEPS[None, :, None].expand(2, T, 4)
+    enough = tracked(own_hidden_by_a_finite_mask, enough={"output": due})
+    assert enough.conditions == []
+    assert torch.equal(enough.outputs["output"], due)
+    asked = tracked(own_hidden_by_a_finite_mask, enough={"output": due - 1})
+    assert len(asked.conditions) == 1

@@ -80,6 +80,7 @@ def track(  # noqa: PLR0913 - each is a choice of its own, with a default
     freeze_routing: bool = False,
     calls: int = 1,
     seed: int = 0,
+    enough: dict[str, Tensor] | None = None,
 ) -> Tracked:
     """Run a model and find what each element of its outputs may depend on.
 
@@ -102,6 +103,8 @@ def track(  # noqa: PLR0913 - each is a choice of its own, with a default
         freeze_routing: take computed indices as they are, as a condition.
         calls: how often to call; more than once shows what passes from call to call.
         seed: of random draws.
+        enough: the latest moment that each element of an output may have, spread to its shape;
+            where no label is later, there is no second run.
 
     Raises:
         ValueError: a clock names no input.
@@ -116,7 +119,7 @@ def track(  # noqa: PLR0913 - each is a choice of its own, with a default
     )
     found = strict = _Pass(asked, STRUCTURAL)
     conditions = [f"input {name} keeps its values" for name in constants]
-    if strict.tracker.weak_masks:
+    if strict.tracker.weak_masks and not _keeps(strict.labels, enough):
         second = _Pass(asked, WEAK)
         fewer = any(bool((second.labels[p] < strict.labels[p]).any()) for p in strict.labels)
         if fewer and not second.tracker.misused:
@@ -138,6 +141,13 @@ def track(  # noqa: PLR0913 - each is a choice of its own, with a default
         _shadows=found.shadows,
         _clocks=Clocks(tracker.moments, inputs, clocked) if locate else None,
     )
+
+
+def _keeps(labels: dict[str, Tensor], enough: dict[str, Tensor] | None) -> bool:
+    """Return whether no label is later than what is enough to know."""
+    if enough is None or not enough.keys() <= labels.keys():
+        return False
+    return all(bool((labels[path] <= due).all()) for path, due in enough.items())
 
 
 @dataclass(frozen=True)

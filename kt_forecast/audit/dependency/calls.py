@@ -163,11 +163,16 @@ def tensors_in(nest: Any) -> list[Tensor]:  # noqa: ANN401 - arguments or result
     """Return the tensors in tuples, lists and dictionaries."""
     if isinstance(nest, Tensor):
         return [nest]
+    found: list[Tensor] = []
     if isinstance(nest, dict):
         nest = tuple(nest.values())
     if isinstance(nest, tuple | list):
-        return [x for part in nest for x in tensors_in(part)]
-    return []
+        for part in nest:
+            if isinstance(part, Tensor):
+                found.append(part)
+            elif isinstance(part, tuple | list | dict) and part:
+                found += tensors_in(part)
+    return found
 
 
 Result = Shadow | Sequence[Shadow] | None

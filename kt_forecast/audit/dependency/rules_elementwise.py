@@ -15,9 +15,7 @@ def decided(found: Shadow, constant: Tensor) -> Shadow:
     """Return a shadow in which some elements are constants, whatever else went in."""
     if constant.ndim == 0 and not bool(constant):
         return found
-    constant = constant.broadcast_to(torch.broadcast_shapes(constant.shape, found.latest.shape))
-    latest = found.latest.expand(constant.shape).masked_fill(constant, NONE)
-    return Shadow(latest, found.known | constant)
+    return Shadow(torch.where(constant, NONE, found.latest), found.known | constant)
 
 
 def holds(call: Call, x: Value, value: float) -> Tensor:
