@@ -16,7 +16,13 @@ from kt_forecast.experiment.running import Say, is_early
 from kt_forecast.experiment.stored import RECIPE, RUNS, ForecastRun, Run, find
 from kt_forecast.experiment.systems import ALL, systems_of
 from kt_forecast.experiment.training_processes import put_back, set_aside
-from kt_forecast.experiment.which import AnyRecipe, read_recipe
+from kt_forecast.experiment.which import (
+    RECIPES,
+    TASK,
+    AnyRecipe,
+    parse_recipe,
+    read_recipe,
+)
 from kt_forecast.nn.system import System
 from kt_forecast.training import TrainingConfig
 
@@ -105,13 +111,13 @@ def gather(asked: Asked, *, runs: Path) -> Gathered:
     """
     for away in set_aside(runs).glob("*"):
         put_back(away, runs)
-    told = Gathered()
+    told, known = Gathered(), _settings_of(runs)
     for kin, name in enumerate(asked.names):
         for one in _of_name(name, asked, runs, told):
             if isinstance(one, AnyRun):
                 told.entrants.append(Entrant(kin, run=one))
                 continue
-            here = _of_same_settings(one, runs)
+            here = _of_same_settings(one, known, runs)
             early = here is not None and _is_early(here)
             told.entrants.append(
                 Entrant(kin, run=here, recipe=one if here is None or early else None)
@@ -254,19 +260,26 @@ def _planned(recipe: AnyRecipe) -> None:
         forecasting.plans(recipe)
 
 
-def _of_same_settings(recipe: AnyRecipe, runs: Path) -> AnyRun | None:
-    """Return a finished run of a recipe; what the run has written out counts as the same."""
+def _settings_of(runs: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the folder of every finished run, and all that its recipe says."""
+    found = []
     for path in sorted((runs / RUNS).glob(f"*/{RECIPE}")):
         plain = read_toml(path)
-        if plain.get("task") != recipe.task:
-            continue
-        kept = recipe.parse(plain, str(path)).plain()
-        wanted = type(recipe).parse(_plain(recipe), "compare").plain()
-        if recipe.task == "forecasting" and "split" not in wanted:
-            kept.pop("split", None)
-        kept["name"] = wanted.get("name", "")
-        if kept == wanted:
-            return find(str(path.parent), runs)
+        if plain.get(TASK) in RECIPES:
+            found.append((path.parent, parse_recipe(plain, plain[TASK], str(path)).plain()))
+    return found
+
+
+def _of_same_settings(
+    recipe: AnyRecipe, known: Sequence[tuple[Path, dict[str, Any]]], runs: Path
+) -> AnyRun | None:
+    """Return a finished run of a recipe; what the run has written out counts as the same."""
+    wanted = type(recipe).parse(_plain(recipe), "compare").plain()
+    free = {"name"} if "split" in wanted else {"name", "split"}
+    asked = {key: value for key, value in wanted.items() if key not in free}
+    for folder, plain in known:
+        if {key: value for key, value in plain.items() if key not in free} == asked:
+            return find(str(folder), runs)
     return None
 
 

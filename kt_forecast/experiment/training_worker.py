@@ -139,6 +139,10 @@ def _forget() -> None:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    # Compiled kernels count against a limit of variants that is meant for one model.
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()
 
 
 def _watch(parent: int) -> None:
