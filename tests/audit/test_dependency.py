@@ -886,7 +886,8 @@ def test_whatever_replacement_moves_is_covered_by_the_labels(seed):
 
 
 def own_hidden_by_a_finite_mask(x):
-    s = scores(x).masked_fill(~PAST.tril(-1), -1e4).masked_fill(~PAST, -torch.inf)
+    s = x.mean(-1)[:, None].expand(-1, T, -1).masked_fill(~PAST.tril(-1), -1e4)
+    s = s.masked_fill(~PAST, -torch.inf)
     return attended(x, s.softmax(-1))
 
 
