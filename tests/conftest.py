@@ -9,7 +9,7 @@ import inspect
 import random
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any, get_args, get_type_hints
 
 import hypothesis
@@ -51,8 +51,14 @@ def checked(thing: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
     thing.__annotations__ = hints
     typed = typechecker(thing)
     thing.__annotations__ = typed.__annotations__ = written
-    shaped = any(map(shows_an_array, hints.values()))
-    return with_shapes(typed, typechecker=None) if shaped else typed
+    if any(map(shows_an_array, hints.values())):
+        typed = with_shapes(typed, typechecker=None)
+
+    @wraps(thing)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (thing if jaxtyping.config.jaxtyping_disable else typed)(*args, **kwargs)
+
+    return call
 
 
 # What jaxtyping's import hook writes above every function of the package is read from here.
