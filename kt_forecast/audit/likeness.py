@@ -31,6 +31,9 @@ from kt_forecast.audit.running import (
 PERIODS = (1, 2, 3)
 """Different steps of inputs whose steps repeat; one: all steps are equal."""
 
+SHARES = (2, 5)
+"""The beginning of a sequence is compared too: one of so many parts of it."""
+
 PARTS = 4
 """Futures are replaced at the beginnings of so many parts of the whole."""
 
@@ -154,6 +157,9 @@ def _trials(
         turns = {n: _in_turn(inputs[n], axis, period) for n, axis in axes.items()}
         said = f"{period} different step{'s' * (period > 1)} in turn"
         yield said, inputs | turns, first, period == 2
+    for part in SHARES if axes else ():
+        fewer = {n: inputs[n].narrow(a, 0, 1 + inputs[n].shape[a] // part) for n, a in axes.items()}
+        yield f"one of {part} parts of the steps", inputs | fewer, first, False
     for clock in clocks:
         ticks = clock.ticks.tolist()
         for moment in sorted({ticks[len(ticks) * part // PARTS] for part in range(PARTS) if ticks}):

@@ -78,7 +78,7 @@ def test_a_slow_form_that_was_followed_is_a_condition_that_says_how_often_both_a
     assert report.verdict == "conditional", report.summary()
     assert report.conditions == (
         "the call equals its plain form, which was followed, everywhere, as it did on "
-        "12 inputs of many kinds, in slopes on 3 of them",
+        "14 inputs of many kinds, in slopes on 3 of them",
     )
 
 
