@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import State
@@ -244,6 +245,28 @@ def _parts(room: Tensor, size: int, window: int) -> tuple[Tensor, Tensor, Tensor
     return query, twice[..., :size], twice[..., size : 2 * size]
 
 
+def _to_room(
+    room: Tensor, weight: Tensor, size: int, to_read: Tensor, to_total: Tensor | None
+) -> Tensor:
+    """Return the slopes in the room from those in what was read."""
+    window = weight.shape[1]
+    query, key, value = _parts(room, size, window)
+    to_read = to_read.unflatten(0, (-1, window))
+    to_weight = torch.bmm(to_read, value.mT)
+    to_logits = torch.ops.aten._softmax_backward_data(to_weight, weight, -1, weight.dtype)  # noqa: SLF001
+    if to_total is not None:
+        to_logits = to_logits.addcmul_(weight, to_total.unflatten(0, (-1, window)))
+    to_query = torch.bmm(to_logits, key).flatten(0, 1)
+    both = [torch.bmm(to_logits.mT, query), torch.bmm(weight.mT, to_read)]
+    pairs = torch.cat(both, -1)
+    to_room = torch.zeros_like(room)
+    to_room[:-window, : 2 * size] = pairs[:, :window].flatten(0, 1)
+    to_room[window:, : 2 * size].add_(pairs[:, window:].flatten(0, 1))
+    at = 2 * size if room.shape[1] > 2 * size else 0
+    to_room[window:, at : at + size].add_(to_query)
+    return to_room
+
+
 class _Near(torch.autograd.Function):
     """Attention of which only the weights are kept."""
 
@@ -262,30 +285,17 @@ class _Near(torch.autograd.Function):
         return read, total
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(
         ctx: Any,  # noqa: ANN401
         to_read: Tensor | None,
         to_total: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         room, weight = ctx.saved_tensors
-        size, window = ctx.size, weight.shape[1]
-        query, key, value = _parts(room, size, window)
         if to_read is None:
-            to_read = torch.zeros_like(query).flatten(0, 1)
-        to_read = to_read.unflatten(0, (-1, window))
-        to_weight = torch.bmm(to_read, value.mT)
-        to_logits = torch.ops.aten._softmax_backward_data(to_weight, weight, -1, weight.dtype)  # noqa: SLF001
-        if to_total is not None:
-            to_logits = to_logits.addcmul_(weight, to_total.unflatten(0, (-1, window)))
-        to_query = torch.bmm(to_logits, key).flatten(0, 1)
-        both = [torch.bmm(to_logits.mT, query), torch.bmm(weight.mT, to_read)]
-        pairs = torch.cat(both, -1)
-        to_room = torch.zeros_like(room)
-        to_room[:-window, : 2 * size] = pairs[:, :window].flatten(0, 1)
-        to_room[window:, : 2 * size].add_(pairs[:, window:].flatten(0, 1))
-        at = 2 * size if room.shape[1] > 2 * size else 0
-        to_room[window:, at : at + size].add_(to_query)
-        return to_room, None, None, None
+            to_read = room.new_zeros(len(room) - weight.shape[1], ctx.size)
+        with torch.autocast(room.device.type, enabled=False):
+            return _to_room(room, weight, ctx.size, to_read, to_total), None, None, None
 
 
 class _Placed(torch.autograd.Function):
@@ -304,6 +314,7 @@ class _Placed(torch.autograd.Function):
         return x.index_select(0, source)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         (slot,) = ctx.saved_tensors
         rows, some, steps, size = ctx.shape
@@ -322,6 +333,7 @@ class _Taken(torch.autograd.Function):
         return x.index_select(0, slot)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         (slot,) = ctx.saved_tensors
         return slope.new_zeros(ctx.rows, slope.shape[1]).index_copy_(0, slot, slope), None

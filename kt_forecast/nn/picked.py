@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 NUMBERS_AT_ONCE = 2**26
 """Numbers that are copied at a time."""
@@ -39,6 +40,7 @@ class _Products(torch.autograd.Function):
         return _products(q, x, place)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         q, x, place = ctx.saved_tensors
         asking, asked, _ = ctx.needs_input_grad
@@ -53,6 +55,7 @@ class _Blended(torch.autograd.Function):
         return _blended(weight, x, place)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         weight, x, place = ctx.saved_tensors
         weighing, asked, _ = ctx.needs_input_grad

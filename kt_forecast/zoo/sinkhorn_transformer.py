@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Rotary, turned
@@ -167,7 +168,7 @@ class ChoosingAttention(nn.Module):
             The chosen blocks' numbers, below zero for a null block; and their weights.
         """
         numbers, logits, rest = _Chosen.apply(  # type: ignore[no-untyped-call]
-            asked * self.size**-0.5, told, number, self.chosen
+            asked * self.size**-0.5, told.to(asked.dtype), number, self.chosen
         )
         weights = []
         for logit in reversed(logits.unbind(-1)):
@@ -291,25 +292,27 @@ class _Read(torch.autograd.Function):
         return torch.bmm(share * weight, value).unflatten(0, q.shape[:3])
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         asking, blocks, place, weight, share = ctx.saved_tensors
-        *shape, some, own = ctx.shape
-        slope = slope.flatten(0, 2)
-        key, value = _picked(blocks, place, some)
-        to_value = torch.bmm((share * weight).mT, slope)
-        to_share = torch.bmm(slope, value.mT)
-        to_weight = to_share * share
-        to_share = to_share.mul_(weight)
-        to_logit = torch.ops.aten._softmax_backward_data(to_share, share, -1, share.dtype)  # noqa: SLF001
-        to_logit = to_logit.mul_(asking.shape[2] ** -0.5)
-        to_weight = to_weight.addcmul_(torch.bmm(asking, key.mT), to_logit).sum(1)
-        to_logit = to_logit.mul_(weight)
-        to_both = torch.cat([torch.bmm(to_logit.mT, asking), to_value], -1)
-        to_blocks = torch.zeros_like(blocks).flatten(0, 2)
-        to_blocks.index_add_(0, place, to_both.reshape(-1, *blocks.shape[3:]))
-        to_weight = to_weight.unflatten(1, (some, -1)).sum(2)[:, : some - own]
-        to_q = torch.bmm(to_logit, key).unflatten(0, shape)
-        return to_q, to_blocks.reshape_as(blocks), None, to_weight.unflatten(0, shape)
+        with torch.autocast(slope.device.type, enabled=False):
+            *shape, some, own = ctx.shape
+            slope = slope.flatten(0, 2)
+            key, value = _picked(blocks, place, some)
+            to_value = torch.bmm((share * weight).mT, slope)
+            to_share = torch.bmm(slope, value.mT)
+            to_weight = to_share * share
+            to_share = to_share.mul_(weight)
+            to_logit = torch.ops.aten._softmax_backward_data(to_share, share, -1, share.dtype)  # noqa: SLF001
+            to_logit = to_logit.mul_(asking.shape[2] ** -0.5)
+            to_weight = to_weight.addcmul_(torch.bmm(asking, key.mT), to_logit).sum(1)
+            to_logit = to_logit.mul_(weight)
+            to_both = torch.cat([torch.bmm(to_logit.mT, asking), to_value], -1)
+            to_blocks = torch.zeros_like(blocks).flatten(0, 2)
+            to_blocks.index_add_(0, place, to_both.reshape(-1, *blocks.shape[3:]))
+            to_weight = to_weight.unflatten(1, (some, -1)).sum(2)[:, : some - own]
+            to_q = torch.bmm(to_logit, key).unflatten(0, shape)
+            return to_q, to_blocks.reshape_as(blocks), None, to_weight.unflatten(0, shape)
 
 
 def _picked(blocks: Tensor, place: Tensor, some: int) -> tuple[Tensor, Tensor]:
@@ -345,6 +348,7 @@ class _Chosen(torch.autograd.Function):
         return numbers, highest, rest
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(
         ctx: Any,  # noqa: ANN401
         _: Tensor,
@@ -359,8 +363,9 @@ class _Chosen(torch.autograd.Function):
             logits = _logits(asked[:, :, some], told, number[:, some], chosen)
             slope = logits.sub_(rest[:, :, some, None]).exp_().mul_(to_rest[:, :, some, None])
             slope = slope.scatter_(-1, place[:, :, some], to_highest[:, :, some])[..., chosen:]
-            to_asked.append(slope @ told)
-            to_told += slope.mT @ asked[:, :, some]
+            with torch.autocast(slope.device.type, enabled=False):
+                to_asked.append(slope @ told)
+                to_told += slope.mT @ asked[:, :, some]
         return torch.cat(to_asked, 2), to_told, None, None
 
 
@@ -375,7 +380,8 @@ def _few(asked: Tensor, told: Tensor) -> Iterator[slice]:
 def _logits(asked: Tensor, told: Tensor, number: Tensor, nulls: int) -> Tensor:
     """Return logits of null blocks and of the earlier blocks."""
     later = torch.arange(told.shape[2], device=told.device) >= number[:, None, :, None]
-    logits = (asked @ told.mT).masked_fill_(later, float("-inf"))
+    with torch.autocast(asked.device.type, enabled=False):
+        logits = (asked @ told.mT).masked_fill_(later, float("-inf"))
     return F.pad(logits, (nulls, 0))
 
 

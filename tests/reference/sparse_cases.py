@@ -112,3 +112,18 @@ def slopes(module, x):
     """Return how much each output step (row) depends on each input step (column)."""
     jacobian = torch.autograd.functional.jacobian(lambda t: module(t)[0].sum((0, 2)), x)
     return jacobian[:, 0].abs().sum(-1)
+
+
+def close_under_autocast(mixer, x):
+    """Assert that training in half precision gives about the slopes that full precision gives."""
+    mixer = mixer.float().train()
+
+    def slope(*, half):
+        given = x.float().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            mixer(given)[0].float().square().mean().backward()
+        return given.grad
+
+    found, wanted = slope(half=True), slope(half=False)
+    assert found.isfinite().all()
+    assert torch.nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), 0) > 0.9

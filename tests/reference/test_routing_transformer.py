@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from reference.sparse_cases import (
     audited,
+    close_under_autocast,
     has_slopes_ahead,
     moved_before_cuts,
     refused_where_it_would_leak,
@@ -186,6 +187,10 @@ def test_training_forms_nothing_of_all_pairs():
     with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
         module(x)[0].sum().backward()
     assert largest < steps**2 // 8
+
+
+def test_half_precision_gives_about_the_same_slopes():
+    close_under_autocast(mixer(layers=1), noise(2, STEPS, WIDTH))
 
 
 @pytest.mark.slow

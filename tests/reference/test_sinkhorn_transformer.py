@@ -3,7 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference.sparse_cases import audited, moved_before_cuts, refused_where_it_would_leak
+from reference.sparse_cases import (
+    audited,
+    close_under_autocast,
+    moved_before_cuts,
+    refused_where_it_would_leak,
+)
 
 from kt_forecast import zoo
 from kt_forecast.audit.cost import growth
@@ -222,6 +227,10 @@ def test_training_forms_nothing_of_all_pairs():
     with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
         module(x)[0].sum().backward()
     assert largest < steps**2 // 8
+
+
+def test_half_precision_gives_about_the_same_slopes():
+    close_under_autocast(mixer(layers=1), noise(2, STEPS, WIDTH))
 
 
 @pytest.mark.slow
