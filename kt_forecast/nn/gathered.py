@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.heads import Heads, begins, joined
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.relative import Grid
 from kt_forecast.nn.streams import Span, appended
@@ -144,7 +144,7 @@ class Laid:
         return there and self.number.shape[1] >= blocks and not torch.compiler.is_compiling()
 
 
-class GatheredAttention(nn.Module):
+class GatheredAttention(Heads):
     """Multi-head attention by a table of blocks; see `kt_forecast.nn.stack.Mixing`.
 
     Args:
@@ -159,13 +159,8 @@ class GatheredAttention(nn.Module):
     def __init__(
         self, width: int, heads: int, *, block: int, table: Table, reach: int | None
     ) -> None:
-        super().__init__()
-        self.heads, self.size = heads, width // heads
+        super().__init__(width, heads)
         self.block, self.table, self.reach = block, table, reach
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-        self.rotary = Rotary(self.size)
         self._laid: Laid | None = None
 
     def init_state(self, batch: int) -> Float[Tensor, "batch kept both"]:
@@ -179,11 +174,10 @@ class GatheredAttention(nn.Module):
         span: Span,
     ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch kept_now both"]]:
         """Return what each step read, and the keys and values to keep."""
-        place = span.position if span.low < span.high else span.position[:1]
-        query = self.rotary(self._split(self.query(x)), place)
-        key, value = self.key_value(x).chunk(2, -1)
-        turned = self.rotary(self._split(key), place)
-        new = torch.cat([self._joined(turned), value], -1)
+        query, key, value = self.mapped(x, span)
+        if span.ends and span.length > 1:
+            return self.out(self._begun(query, key, value, span)), state
+        new = self.beside(key, value)
         if self.reach is None:
             both = state = appended(state[:, None], new[:, None], span)[:, 0]
             first = torch.zeros_like(span.before)
@@ -191,12 +185,11 @@ class GatheredAttention(nn.Module):
             both = torch.cat([state, new], 1)
             state = trailing(both, self.reach, span)
             first = span.before - self.reach
-        if span.high == 0 and span.length > 1:
-            return self.out(self._begun(query, turned, self._split(value), span)), state
+        if begins(span) and span.length > 1:
+            return self.out(self._begun(query, key, value, span)), state
         if span.low == span.high:
             first = first[:1]
-        key, value = (self._split(half) for half in both.chunk(2, -1))
-        return self.out(self._read(self._joined(query), key, value, first, span)), state
+        return self.out(self._read(joined(query), *self.halves(both), first, span)), state
 
     def _begun(self, query: Tensor, key: Tensor, value: Tensor, span: Span) -> Tensor:
         """Read in sequences that begin, whose own steps are all that there is."""
@@ -219,12 +212,12 @@ class GatheredAttention(nn.Module):
         if span.length == 1:
             before = span.before[: len(first)]
             place, number = before[:, None, None], before[:, None] // self.block
-            q = self._split(query)[:, :, None]
+            q = self.split(query)[:, :, None]
         else:
             column = torch.arange(grid.segments * self.block, device=query.device)
             place = (grid.first[:, None] + column).unflatten(1, (-1, self.block))
             number = place[..., 0] // self.block
-            q = self._split(grid.columns(query)).unflatten(2, (-1, self.block))
+            q = self.split(grid.columns(query)).unflatten(2, (-1, self.block))
         read = self.table(number)
         y = gathered(q, key, value, place, read, first, self.since(read, number, span))
         y = y.permute(0, 2, 3, 1, 4).flatten(3)
@@ -238,12 +231,6 @@ class GatheredAttention(nn.Module):
     ) -> Int[Tensor, "#batch #head block some"]:
         """Return the first place from which each key may be read: its own."""
         return read
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
-
-    def _joined(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2).flatten(-2)
 
 
 def block_mask(blocks: Int[Tensor, "batch head block some"], size: int, steps: int) -> BlockMask:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kt_forecast.nn.attend import Kernel, attend
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.attention import Rotary, turned
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.streams import Span
 
@@ -62,14 +62,33 @@ class Heads(nn.Module):
         self.out = nn.Linear(width, width)
         self.rotary = Rotary(self.size)
 
+    def mapped(
+        self, x: Float[Tensor, "batch time width"], span: Span
+    ) -> tuple[OfHeads, OfHeads, OfHeads]:
+        """Return queries, keys and values, of one product and rotated at once."""
+        if span.length == 1:
+            # For a single step it would cost more to lay the weights side by side.
+            made = torch.cat([self.query(x), self.key_value(x)], -1)
+        else:
+            weight = torch.cat([self.query.weight, self.key_value.weight])
+            made = F.linear(x, weight, torch.cat([self.query.bias, self.key_value.bias]))
+        heads = made.unflatten(-1, (3 * self.heads, self.size)).transpose(1, 2)
+        both, value = heads.split([2 * self.heads, self.heads], 1)
+        query, key = turned(both, self.rotary.angles(span.places, both.dtype)).chunk(2, 1)
+        return query, key, value
+
+    def beside(self, key: OfHeads, value: OfHeads) -> Kept:
+        """Return keys and values side by side, to be kept."""
+        return torch.cat([joined(key), joined(value)], -1)
+
     def asked(self, x: Float[Tensor, "batch time width"], span: Span) -> OfHeads:
         """Return queries."""
-        return self.rotary(self.split(self.query(x)), _place(span))
+        return self.rotary(self.split(self.query(x)), span.places)
 
     def told(self, x: Float[Tensor, "batch time width"], span: Span) -> Kept:
         """Return keys and values, side by side."""
         key, value = self.key_value(x).chunk(2, -1)
-        return torch.cat([joined(self.rotary(self.split(key), _place(span))), value], -1)
+        return torch.cat([joined(self.rotary(self.split(key), span.places)), value], -1)
 
     def halves(self, both: Kept) -> tuple[OfHeads, OfHeads]:
         """Return the keys and the values of what was kept and `told`."""
@@ -114,15 +133,18 @@ class WindowAttention(Heads):
         self, x: Float[Tensor, "batch time width"], state: Kept, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], Kept]:
         """Return what each step read, and the window after the last step."""
-        query, new = self.asked(x, span), self.told(x, span)
+        query, key, value = self.mapped(x, span)
         given: dict[str, Any] = {"dilation": self.dilation, "kernel": self.kernel}
         if isinstance(span, Packed):
             document = span.document
-            y = attend(query, *self.halves(new), self.window, document=document, **given)
+            y = attend(query, key, value, self.window, document=document, **given)
             return self.merged(y), state
-        both = torch.cat([state, new], 1)
-        read, before = (new, None) if begins(span) else (both, span.before)
-        y = attend(query, *self.halves(read), self.window, before=before, **given)
+        if span.ends:
+            return self.merged(attend(query, key, value, self.window, **given)), state
+        both, before = torch.cat([state, self.beside(key, value)], 1), None
+        if not begins(span):
+            (key, value), before = self.halves(both), span.before
+        y = attend(query, key, value, self.window, before=before, **given)
         return self.merged(y), trailing(both, state.shape[1], span)
 
 
@@ -134,7 +156,3 @@ def begins(span: Span) -> bool:
 def joined(x: OfHeads) -> Float[Tensor, "batch _ width"]:
     """Return the heads' vectors of each step side by side."""
     return x.transpose(1, 2).flatten(-2)
-
-
-def _place(span: Span) -> Tensor:
-    return span.position[:1] if span.uniform else span.position

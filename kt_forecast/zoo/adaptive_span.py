@@ -103,7 +103,9 @@ class Spanned(Heads):
         """Return what each step read, and the caches after the last step."""
         windows = self.windows()
         bias = self.bias(max(windows))
-        query, (key, value) = self.asked(x, span), self.halves(self.told(x, span))
+        query, key, value = self.mapped(x, span)
+        if span.ends and query.is_cuda:
+            return self.merged(attend_weighed(query, key, value, bias)), state
         new = torch.cat([key, value], -1).unbind(1)
         # A span that has become shorter since the state was made needs less of it.
         kept = [

@@ -66,17 +66,19 @@ class PersistentAttention(Heads):
         self, x: Float[Tensor, "batch time width"], state: Kept, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], Kept]:
         """Return what each step read, and the window after the last step."""
-        new = self.told(x, span)
-        both = torch.cat([state, new], 1)
-        read, before = (new, None) if begins(span) else (both, span.before)
-        key, value = self.halves(read)
-        kept = trailing(both, self.window - 1, span)
+        asked, key, value = self.mapped(x, span)
+        kept, before = state, None
+        if not span.ends:
+            both = torch.cat([state, self.beside(key, value)], 1)
+            kept = trailing(both, self.window - 1, span)
+            if not begins(span):
+                (key, value), before = self.halves(both), span.before
         if not hasattr(self, "keys"):
-            y = attend(self.asked(x, span), key, value, self.window, before=before)
+            y = attend(asked, key, value, self.window, before=before)
             return self.merged(y), kept
         # In the first half of the numbers steps meet, in the second half learned keys: so that
         # these have no position and one softmax serves both.
-        query = torch.cat([self.asked(x, span), self.split(self.query(x))], -1) * 2**0.5
+        query = torch.cat([asked, self.split(self.query(x))], -1) * 2**0.5
         key, value = _first(key), _first(value)
         y = attend_beside(query, key, value, self.window, self.learned(), before=before)
         return self.merged(y[..., : self.size]), kept

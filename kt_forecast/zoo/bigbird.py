@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
 from kt_forecast.nn.gathered import UNUSED, GatheredAttention, gathered, steps_of
+from kt_forecast.nn.heads import joined
 from kt_forecast.nn.stack import MixingLayer, Stack
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, System
@@ -161,9 +162,7 @@ class Published(GatheredAttention):
     ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch kept both"]]:
         """Return what each step read of all of its sequence; there is no stream."""
         steps = x.shape[1]
-        q = self.rotary(self._split(self.query(x)), span.position)
-        k, v = (self._split(half) for half in self.key_value(x).chunk(2, -1))
-        k = self.rotary(k, span.position)
+        q, k, v = self.mapped(x, span)
         blocks = -(-steps // self.block)
         missing = blocks * self.block - steps
         # All steps of a row count as past, and padding as future.
@@ -177,7 +176,7 @@ class Published(GatheredAttention):
             high = min(low + self.block, steps)
             whole = F.scaled_dot_product_attention(q[:, :, low:high], k, v, attn_mask=seen)
             y = torch.cat([y[:, :, :low], whole, y[:, :, high:]], 2)
-        return self.out(self._joined(y)), state
+        return self.out(joined(y)), state
 
 
 def build(config: BigBirdConfig) -> Stack:

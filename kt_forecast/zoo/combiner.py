@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.heads import Heads, joined
 from kt_forecast.nn.rates import trailing
 from kt_forecast.nn.relative import Grid
 from kt_forecast.nn.stack import MixingLayer, Stack
@@ -45,7 +45,7 @@ EVEN = 16
 STEPS_KEPT = 512
 """Steps for which levels of blocks are kept for the backward pass; those of more are not."""
 
-Heads = Float[Tensor, "batch segment head length size"]
+OfSegments = Float[Tensor, "batch segment head length size"]
 
 
 class CombinerConfig(HeadsConfig):
@@ -68,38 +68,27 @@ class CombinerConfig(HeadsConfig):
     dropout: float = tunable(0.1, Range(low=0.0, high=0.5), ge=0.0, lt=1.0)
 
 
-class Combining(nn.Module):
+class Combining(Heads):
     """What the forms share: queries, keys and values of steps."""
 
     def __init__(self, config: CombinerConfig) -> None:
-        super().__init__()
-        self.heads, self.size = config.heads, config.width // config.heads
+        super().__init__(config.width, config.heads)
         self.segment = config.segment
-        self.query = nn.Linear(config.width, config.width)
-        self.key_value = nn.Linear(config.width, 2 * config.width)
-        self.out = nn.Linear(config.width, config.width)
-        self.rotary = Rotary(self.size)
 
     def read(
         self, x: Float[Tensor, "batch time width"], span: Span
     ) -> Float[Tensor, "batch time three"]:
         """Return rotated queries, rotated keys, and values, side by side."""
-        query = self.query(x)
-        key, value = self.key_value(x).chunk(2, -1)
-        return torch.cat([self._turned(query, span), self._turned(key, span), value], -1)
+        return torch.cat([joined(part) for part in self.mapped(x, span)], -1)
 
-    def _turned(self, x: Tensor, span: Span) -> Tensor:
-        heads = x.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
-        return self.rotary(heads, span.position).transpose(1, 2).flatten(2)
-
-    def split(self, parts: Float[Tensor, "batch segment length _"]) -> tuple[Heads, ...]:
+    def cut(self, parts: Float[Tensor, "batch segment length _"]) -> tuple[OfSegments, ...]:
         """Return what lies side by side, by heads."""
         count = parts.shape[-1] // (self.heads * self.size)
         heads = parts.unflatten(-1, (count, self.heads, self.size))
         return tuple(t.transpose(2, 3) for t in heads.unbind(3))
 
 
-def summed(q: Heads, k: Heads, v: Heads) -> tuple[Tensor, Tensor]:
+def summed(q: OfSegments, k: OfSegments, v: OfSegments) -> tuple[Tensor, Tensor]:
     """Return the keys and the values of regions, each of them a segment."""
     weight = (q.amax(3, keepdim=True) @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
     return k.amax(3), (weight @ v)[:, :, :, 0]
@@ -139,10 +128,10 @@ class Fixed(Combining):
     ) -> tuple[Float[Tensor, "batch time width"], FixedState]:
         """Return what each step read, and the state after the last real step."""
         size, back = self.segment, self.segment - 1
-        joined = torch.cat([state.steps, self.read(x, span)], 1)
+        both = torch.cat([state.steps, self.read(x, span)], 1)
         grid = Grid.laid(span, size, back)
-        columns = grid.columns(joined)[:, back:].unflatten(1, (-1, size))
-        q, k, v = self.split(columns)
+        columns = grid.columns(both)[:, back:].unflatten(1, (-1, size))
+        q, k, v = self.cut(columns)
         regions = self._regions(q, k, v, state.regions, span)
         one = span.length == 1
         place = torch.arange(size, device=x.device)[None]
@@ -153,7 +142,7 @@ class Fixed(Combining):
         y = self._weighed(q, k, v, regions, place, number, span)
         y = y.transpose(2, 3).flatten(3)
         y = self.out(y[:, 0] if one else grid.steps(y))
-        return y, FixedState(trailing(joined, back, span), regions)
+        return y, FixedState(state.steps if span.ends else trailing(both, back, span), regions)
 
     def _regions(self, q: Tensor, k: Tensor, v: Tensor, before: Tensor, span: Span) -> Tensor:
         """Return keys and values of all closed segments."""
@@ -207,7 +196,7 @@ class Fixed(Combining):
             torch.cat([own, other.expand(-1, own.shape[1], -1, -1, -1)], 3)
             .transpose(1, 2)
             .flatten(0, 1)
-            for own, other in zip((k, v), self.split(regions[:, None]), strict=True)
+            for own, other in zip((k, v), self.cut(regions[:, None]), strict=True)
         )
         asked = q.transpose(1, 2).flatten(0, 1)
         y = F.scaled_dot_product_attention(asked, keys, values, attn_mask=visible)
@@ -230,8 +219,8 @@ class Log(Combining):
         """Return what each step read, and the state after the last real step."""
         own = self.read(x, span)
         state = appended(state[:, None], own[:, None], span)[:, 0]
-        q, k, v = (t[:, 0] for t in self.split(own[:, None]))
-        every = torch.stack([t[:, 0] for t in self.split(state[:, None])])
+        q, k, v = (t[:, 0] for t in self.cut(own[:, None]))
+        every = torch.stack([t[:, 0] for t in self.cut(state[:, None])])
         place = span.position[:1] if span.uniform else span.position
         again = span.length > STEPS_KEPT
         logits, values, pairs = [(q * k).sum(-1)], [], []
@@ -311,7 +300,7 @@ class Axial(Combining):
         number = grid.first[:, None] // size + torch.arange(grid.segments, device=x.device)
         rows = max(-(-state.shape[1] // size), span.high // size + grid.segments)
         plane = F.pad(state, (0, 0, 0, rows * size - state.shape[1])).unflatten(1, (rows, size))
-        q, k, v = self.split(plane)
+        q, k, v = self.cut(plane)
         pooled = torch.stack([k.cummax(1).values, q.cummax(1).values])
         each = len(x) * self.heads * size * 2 * (rows + size + self.size)
         at_once = max(NUMBERS_AT_ONCE // each, 1)

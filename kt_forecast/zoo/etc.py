@@ -334,16 +334,22 @@ class ETC(nn.Module):
         tokens = self.token.repeat(len(x), layout.made.length, 1)
         steps_kept, tokens_kept = [], []
         for layer, steps, older in zip(self.layers, state.steps, state.tokens, strict=True):
-            query, both = layer.read(x)
-            asking, told = layer.read(tokens)
+            # Steps and new tokens are mapped at once.
+            rows = layer.read(torch.cat([x, tokens], 1))
+            (query, asking), (both, told) = (
+                part.split([span.length, layout.made.length], 1) for part in rows
+            )
             both, told = torch.cat([steps, both], 1), torch.cat([older, told], 1)
             x = layer.fed(x, self._stepped(layer, query, both, told, layout, for_steps))
             # Nothing reads what the last layer would make of tokens.
             if for_tokens is not None and layer is not self.layers[-1]:
                 made = self._made(layer, asking, both, told, layout, for_tokens)
                 tokens = layer.fed(tokens, made)
-            steps_kept.append(trailing(both, steps.shape[1], span))
-            tokens_kept.append(trailing(told, older.shape[1], layout.made))
+            if not span.ends:
+                steps_kept.append(trailing(both, steps.shape[1], span))
+                tokens_kept.append(trailing(told, older.shape[1], layout.made))
+        if span.ends:
+            return self.norm(x), state
         position = state.position + span.count
         return self.norm(x), ETCState(position, tuple(steps_kept), tuple(tokens_kept))
 

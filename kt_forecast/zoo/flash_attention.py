@@ -69,13 +69,15 @@ class FullAttention(Heads):
         self, x: Float[Tensor, "batch time width"], state: Kept, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], Kept]:
         """Return what each step read, and the cache with its key and value; slot i holds step i."""
-        query, new = self.asked(x, span), self.told(x, span)
+        query, key, value = self.mapped(x, span)
         if isinstance(span, Packed):
-            y = attend(query, *self.halves(new), document=span.document, kernel=self.kernel)
+            y = attend(query, key, value, document=span.document, kernel=self.kernel)
             return self.merged(y), state
-        after = appended(state[:, None], new[:, None], span)[:, 0]
+        if span.ends:
+            return self.merged(attend(query, key, value, kernel=self.kernel)), state
+        after = appended(state[:, None], self.beside(key, value)[:, None], span)[:, 0]
         if begins(span):
-            return self.merged(attend(query, *self.halves(new), kernel=self.kernel)), after
+            return self.merged(attend(query, key, value, kernel=self.kernel)), after
         return self.merged(attend_cached(query, *self.halves(after), span.position)), after
 
 

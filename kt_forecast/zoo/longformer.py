@@ -116,11 +116,13 @@ class LocalGlobal(Heads):
         self, x: Float[Tensor, "batch time width"], state: LongformerState, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], LongformerState]:
         """Return what each step read, and what is kept after the last."""
-        query, new = self.asked(x, span), self.told(x, span)
-        both = torch.cat([state.near, new], 1)
-        read, before = (new, None) if begins(span) else (both, span.before)
-        near = trailing(both, state.near.shape[1], span)
-        key, value = self.halves(read)
+        query, key, value = self.mapped(x, span)
+        new, near, before = self.beside(key, value), state.near, None
+        if not span.ends:
+            both = torch.cat([near, new], 1)
+            near = trailing(both, state.near.shape[1], span)
+            if not begins(span):
+                (key, value), before = self.halves(both), span.before
         if self.of_tokens is None:
             parts = [
                 attend(

@@ -96,10 +96,12 @@ class SparseAttention(Heads):
         self, x: Float[Tensor, "batch time width"], state: Kept, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], Kept]:
         """Return what each step read, and the cache with its key and value; slot i holds step i."""
-        query, new = self.asked(x, span), self.told(x, span)
-        after = appended(state[:, None], new[:, None], span)[:, 0]
-        first = begins(span)
-        key, value = self.halves(new if first else after)
+        query, key, value = self.mapped(x, span)
+        after, first = state, begins(span)
+        if not span.ends:
+            after = appended(state[:, None], self.beside(key, value)[:, None], span)[:, 0]
+        if not first:
+            key, value = self.halves(after)
         count = self.heads // len(self.readings)
         groups = (t.split(count, 1) for t in (query, key, value))
         parts = []
