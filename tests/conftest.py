@@ -58,6 +58,8 @@ def checked(thing: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         return (thing if jaxtyping.config.jaxtyping_disable else typed)(*args, **kwargs)
 
+    # Named like the checks of beartype, it is no place in a user's code to the auditor.
+    call.__code__ = call.__code__.replace(co_filename="<checked>")
     return call
 
 
