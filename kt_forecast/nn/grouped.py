@@ -285,7 +285,7 @@ class _Near(torch.autograd.Function):
         return read, total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401
         to_read: Tensor | None,
@@ -314,7 +314,7 @@ class _Placed(torch.autograd.Function):
         return x.index_select(0, source)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         (slot,) = ctx.saved_tensors
         rows, some, steps, size = ctx.shape
@@ -333,7 +333,7 @@ class _Taken(torch.autograd.Function):
         return x.index_select(0, slot)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         (slot,) = ctx.saved_tensors
         return slope.new_zeros(ctx.rows, slope.shape[1]).index_copy_(0, slot, slope), None

@@ -40,7 +40,7 @@ class _Products(torch.autograd.Function):
         return _products(q, x, place)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         q, x, place = ctx.saved_tensors
         asking, asked, _ = ctx.needs_input_grad
@@ -55,7 +55,7 @@ class _Blended(torch.autograd.Function):
         return _blended(weight, x, place)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         weight, x, place = ctx.saved_tensors
         weighing, asked, _ = ctx.needs_input_grad

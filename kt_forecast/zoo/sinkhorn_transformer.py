@@ -292,7 +292,7 @@ class _Read(torch.autograd.Function):
         return torch.bmm(share * weight, value).unflatten(0, q.shape[:3])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         asking, blocks, place, weight, share = ctx.saved_tensors
         with torch.autocast(slope.device.type, enabled=False):
@@ -348,7 +348,7 @@ class _Chosen(torch.autograd.Function):
         return numbers, highest, rest
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401
         _: Tensor,
