@@ -195,6 +195,21 @@ def test_gradients_of_steps_equal_those_of_one_pass(form):
         torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)
 
 
+def test_gradients_of_rows_at_different_places_equal_those_of_rows_alone():
+    module, x, extra = mixer(form="lmm", layers=1), noise(2, 20, WIDTH), noise(2, 8, WIDTH, seed=1)
+    valid = torch.ones(2, 20, dtype=torch.bool)
+    valid[0, 2:9] = False
+    parameters = tuple(module.parameters())
+    _, state = module(x, module.init_state(2), valid=valid)
+    found = torch.autograd.grad(module(extra, state)[0].square().sum(), parameters)
+    alone = torch.zeros((), dtype=torch.float64)
+    for row in (0, 1):
+        _, state = module(x[row : row + 1, valid[row]], module.init_state(1))
+        alone = alone + module(extra[row : row + 1], state)[0].square().sum()
+    for a, b in zip(found, torch.autograd.grad(alone, parameters), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)
+
+
 def test_chunks_that_are_formed_again_give_the_same_gradients(monkeypatch):
     module, x = mixer(chunk=2), noise(1, STEPS, WIDTH)
     found = []
