@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import FrameType
 from typing import IO, Any
 
@@ -142,7 +143,10 @@ class Clock:
 
 @contextmanager
 def heard(clock: Clock, say: Say) -> Iterator[None]:
-    """Let SIGINT and SIGTERM ask for the end; the second time they end this process as ever."""
+    """Let SIGINT and SIGTERM ask for the end; the second time they end this process as ever.
+
+    A thread that is not the first one hears no signals, and leaves them as they are.
+    """
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
@@ -151,7 +155,9 @@ def heard(clock: Clock, say: Say) -> Iterator[None]:
         clock.interrupted = True
         say(f"{signal.Signals(number).name}: scoring what is there; once more ends at once")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_first = current_thread() is main_thread()
+    asking = (signal.SIGINT, signal.SIGTERM) if is_first else ()
+    before = {number: signal.signal(number, ask) for number in asking}
     try:
         yield
     finally:

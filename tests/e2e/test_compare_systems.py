@@ -111,7 +111,8 @@ def test_every_system_is_trained_under_every_recipe_and_what_fails_is_said(compa
     assert not [said for said in board["said"] if "unfinished" in said]
     page = (place / "mlruns" / "compare.html").read_text()
     assert "All data sets" in page
-    assert "ridge is missing" in page
+    assert "<h2 id='missing'>" in page
+    assert "ridge is not for students" in page
 
 
 def test_keys_are_set_in_every_recipe_and_no_page_is_drawn_that_nobody_asked_for(compared, place):
