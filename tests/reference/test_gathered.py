@@ -122,3 +122,31 @@ def test_what_is_kept_of_a_stream_gives_what_one_pass_gives(reach):
     got, _ = module(torch.stack([x[i, index[i]] for i in range(3)]), state, span)
     wanted = torch.stack([whole[i, index[i]] for i in range(3)])
     torch.testing.assert_close(got, wanted, **EXACTLY)
+
+
+def test_a_table_is_laid_once_for_sequences_no_longer_than_before():
+    asked = []
+
+    def table(number):
+        asked.append(number.shape[1])
+        return own_and_before(number)
+
+    module, x = (
+        drawn(GatheredAttention(12, 2, block=BLOCK, table=table, reach=None)),
+        noise(2, 19, 12),
+    )
+
+    def read(steps):
+        some = x[:, :steps]
+        return module(some, module.init_state(2), Span.beginning(some, ends=True))[0]
+
+    with torch.inference_mode():
+        whole = read(19)
+    for steps in (7, 19, 8):
+        y = read(steps)
+        torch.testing.assert_close(y, whole[:, :steps], **EXACTLY)
+        y.sum().backward()
+    assert asked == [5]
+    x = noise(2, 21, 12)
+    read(21)
+    assert asked == [5, 6]

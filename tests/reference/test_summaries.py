@@ -62,7 +62,14 @@ def test_costs_of_summaries_grow_with_the_steps(name):
 @pytest.mark.slow
 @EACH
 def test_costs_grow_as_promised_from_a_thousand_to_sixty_four_thousand_steps(name):
-    measured = costs(name, 1024, 65536)
-    promised = zoo.load(name).promises.cost
-    for what in ("training_flops", "training_bytes", "step_flops", "state_bytes"):
-        assert getattr(measured, what) == pytest.approx(getattr(promised, what), abs=0.2), what
+    """A step's cost up to fewer, for it is counted behind as many real ones."""
+    module, promised = made(name, reach=65536), zoo.load(name).promises.cost
+    longest = (1024, 65536)
+    passes = growth(module, WIDTH, streaming=False, lengths=longest, values=False)
+    steps = costs(name, 1024, 8192)
+    for measured, what in (
+        (passes, ("training_flops", "training_bytes")),
+        (steps, ("step_flops", "state_bytes")),
+    ):
+        for of in what:
+            assert getattr(measured, of) == pytest.approx(getattr(promised, of), abs=0.2), of
