@@ -91,7 +91,7 @@ def main() -> None:
         if len(begun) == hang:
             tell(Epoch(1, {"auc": -5.0}))
             (folder / f"hangs-{os.getpid()}").touch()
-            time.sleep(600)
+            time.sleep(3600)
         time.sleep(0.02)
         return plain.run(sections, seed, tell)
 

@@ -16,7 +16,7 @@ def launch(folder, *options, dies=False, script=tiny_training):
     folder.mkdir(exist_ok=True)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *torchrun, script.__file__, str(folder), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert (done.returncode != 0) == dies, done.stderr
     return [] if dies else [told(folder, rank) for rank in range(2)]
 

@@ -86,7 +86,7 @@ def test_mlflow_alone_predicts_with_each_kind_of_model(logged, tmp_path):
         check=False,
         cwd=tmp_path,
         env=environment,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])

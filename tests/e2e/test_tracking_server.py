@@ -15,7 +15,7 @@ import pytest
 from kt_forecast.data.simulate import Simulation, simulate, write
 from tests.e2e.test_cli import KT_FORECAST
 
-STARTS_WITHIN = 120
+STARTS_WITHIN = 600
 TINY = """
 name = "tiny"
 [data]

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-STARTS_WITHIN = 90
+STARTS_WITHIN = 600
 
 
 def free_port() -> int:
@@ -59,7 +59,7 @@ class Served:
         self.process.send_signal(signal.SIGKILL)
         self.process.communicate()
 
-    def stop(self, within: float = 30) -> tuple[int, str]:
+    def stop(self, within: float = 300) -> tuple[int, str]:
         """Ask it to stop; return its exit status and what it printed."""
         self.process.send_signal(signal.SIGTERM)
         said, _ = self.process.communicate(timeout=within)

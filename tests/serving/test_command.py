@@ -8,7 +8,7 @@ import pytest
 
 def _run(*words: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "kt_forecast.cli", "serve", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_help_loads_no_server_and_no_torch():
@@ -19,7 +19,7 @@ def test_help_loads_no_server_and_no_torch():
         "print([x for x in ('torch', 'fastapi', 'sqlalchemy', 'mlflow') if x in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True
     )
     assert done.stdout.strip() == "[]"
 

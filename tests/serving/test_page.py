@@ -32,7 +32,7 @@ def _post(served: Served, path: str, body: dict, key: str = "") -> None:
         json.dumps(body).encode(),
         {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
     )
-    with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=600) as reply:  # noqa: S310 - loopback
         assert reply.status == 200
 
 

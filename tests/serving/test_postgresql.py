@@ -58,7 +58,7 @@ def _wait(url: str) -> None:
 
     import psycopg
 
-    for _ in range(200):
+    for _ in range(3000):
         try:
             psycopg.connect(url, connect_timeout=2).close()
         except psycopg.OperationalError:

@@ -21,7 +21,7 @@ from kt_forecast.tuning.storage import opened
 from tests.serving.clients import free_port
 from tests.serving.test_postgresql import server  # noqa: F401 - a fixture
 
-SECONDS = 90.0
+SECONDS = 600.0
 TRIALS = 10
 
 

@@ -375,7 +375,7 @@ def test_one_system_that_fails_does_not_take_the_others_along(tmp_path, monkeypa
 
 def test_processes_tell_what_they_found(tmp_path):
     sets = [*NEEDLE, 'systems=["rmt"]', 'tasks=["student"]', "processes=2", "piece=16"]
-    record = run("needle", tmp_path, *sets, "seconds=60")
+    record = run("needle", tmp_path, *sets, "seconds=6000")
     assert len(record.rows) > 3
     assert not record.unfinished
 
@@ -466,7 +466,7 @@ def test_a_page_is_drawn_again_from_the_record_alone(tmp_path):
 
 @needs_browser
 def test_a_page_keeps_to_its_width_and_its_charts_fill_it(tmp_path):
-    sets = ["tasks=[]", "histories=[256,1048576]", "seconds=60"]
+    sets = ["tasks=[]", "histories=[256,1048576]", "seconds=6000"]
     run("budget", tmp_path, *sets)
     page = tmp_path / "out" / "budget.html"
     told = asked_page(

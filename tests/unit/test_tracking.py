@@ -205,7 +205,7 @@ def test_four_processes_share_a_fresh_folder_and_a_killed_one_is_marked_failed(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     root = tmp_path / "mlruns"
     command = [sys.executable, "-c", WORKERS, str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.stdout.strip() == "[0, 0, 0, -9]", done.stderr
     assert not done.stderr
     table = {row["name"]: row for row in runs(root).iter_rows(named=True)}
@@ -266,7 +266,7 @@ def test_a_stored_model_predicts_in_a_fresh_process_even_where_the_store_moved(r
 
     moved = root.rename(tmp_path / "else_where")
     command = [sys.executable, "-c", FRESH, str(moved), uri, str(tmp_path / "new")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     said = done.stdout.split()
     assert said == ['{"p_correct":{"7":0.25,"9":0.25}}', "hello", "here"], done.stderr
     assert not root.exists()
