@@ -20,11 +20,12 @@ MEMBERS = ({"system": "ridge", "settings": {"context": 12, "penalty": 1.0}},)
 ALONG = {"epochs": 2, "segment": 8, "carried": 2}
 
 
-def main(folder: Path, *options: str) -> None:
+def trained(place: Path, form: str) -> dict[str, object]:
+    """Train a forecaster by windows or along its series; return what it learnt and forecasts."""
     random = np.random.default_rng(0)
     stamps = np.datetime64("2024-01-01", "us") + np.arange(120) * np.timedelta64(1, "h")
     y = np.sin(np.arange(120) / 3) + random.normal(size=(2, 120)) / 5
-    size = [120, 120] if "--along" not in options else [120, 70]
+    size = [120, 120] if form != "along" else [120, 70]
     frames = [
         pl.DataFrame({"unique_id": f"s{i}", "ds": stamps[:n], "y": y[i, :n]})
         for i, n in enumerate(size)
@@ -32,21 +33,25 @@ def main(folder: Path, *options: str) -> None:
     table = load(pl.concat(frames))
     roles = split(table, ByLast(valid=16, test=8))
     chosen = plan("gpt", SETTINGS, TASK, {"epochs": 2}, members=MEMBERS)
-    if "--along" in options:
+    if form == "along":
         chosen = plan("rmt", SETTINGS | {"segment": 4}, TASK | {"dense": True}, ALONG)
-    place = Checkpoint(folder / "place", fingerprint="data", resume=True)
+    kept = Checkpoint(place, fingerprint="data", resume=True)
+    fitted = fit_plan(chosen, table, roles, levels=(0.9,), checkpoint=kept, device="cpu")
+    ahead = fitted.forecast(table)
+    return {
+        "losses": [epoch.loss for epoch in fitted.epochs],
+        "metrics": [epoch.metrics["mse"] for epoch in fitted.epochs],
+        "point": ahead.point.tolist(),
+        "quantiles": ahead.quantiles.tolist(),
+    }
+
+
+def main(folder: Path) -> None:
     with workers("cpu") as group:
-        fitted = fit_plan(chosen, table, roles, levels=(0.9,), checkpoint=place, device="cpu")
-        ahead = fitted.forecast(table)
-        found = {
-            "world": group.world,
-            "losses": [epoch.loss for epoch in fitted.epochs],
-            "metrics": [epoch.metrics["mse"] for epoch in fitted.epochs],
-            "point": ahead.point.tolist(),
-            "quantiles": ahead.quantiles.tolist(),
-        }
-        (folder / f"rank{group.rank}.json").write_text(json.dumps(found))
+        found = {form: trained(folder / form, form) for form in ("windows", "along")}
+        told = json.dumps({"world": group.world} | found)
+        (folder / f"rank{group.rank}.json").write_text(told)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]))
