@@ -47,6 +47,8 @@ def gathered(
     read: Int[Tensor, "#batch #head block some"],
     first: Int[Tensor, " #batch"],
     since: Int[Tensor, "#batch #head block some"] | None = None,
+    *,
+    keep: bool = True,
 ) -> Float[Tensor, "batch head block length size"]:
     """Let each query read those of its block's keys that do not stand after it.
 
@@ -58,6 +60,8 @@ def gathered(
         read: places of the keys of each block, none of them twice; -1 for none.
         first: place of the first slot.
         since: the first place from which each key may be read; by default its own.
+        keep: whether what was gathered may be kept for the backward pass; not so where a longer
+            sequence's blocks read more.
 
     Returns:
         What each query read: zero where there was nothing.
@@ -65,19 +69,19 @@ def gathered(
     since = read if since is None else since
     each = max(2 * q.shape[0] * q.shape[1] * read.shape[-1] * k.shape[-1], 1)
     some = max(NUMBERS_AT_ONCE // each, 1)
-    if q.shape[2] <= some:
+    again = torch.is_grad_enabled() and not (keep and q.shape[2] <= some)
+    if q.shape[2] <= some and not again:
         return _attended(q, k, v, place, read, since, first)
     pieces = []
     cut = (q.split(some, 2), place.split(some, 1), read.split(some, 2), since.split(some, 2))
     for query, where, keys, begin in zip(*cut, strict=True):
         args = (query, k, v, where, keys, begin, first)
-        again = torch.is_grad_enabled()
         pieces.append(
             checkpoint(_attended, *args, use_reentrant=False, preserve_rng_state=False)
             if again
             else _attended(*args)
         )
-    return torch.cat(pieces, 2)
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2)
 
 
 def _attended(

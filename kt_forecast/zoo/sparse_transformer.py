@@ -150,7 +150,7 @@ class SparseAttention(Heads):
         place = place.unflatten(0, (-1, self.stride))[None]
         read = self.reads(place[..., 0], reading, steps - 1)
         read = read.where(read < steps, -1)[:, None]
-        y = gathered(blocks, key, value, place, read, place[:, 0, 0])
+        y = gathered(blocks, key, value, place, read, place[:, 0, 0], keep=False)
         return y.flatten(2, 3)[:, :, :steps]
 
     def _one_by_one(
