@@ -5,7 +5,6 @@ is cut. Here the rows of a stretch are moved so that their segments lie under ea
 follows then works on one segment of all rows at a time.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -88,8 +87,8 @@ class Segments:
     span: Span
     size: int
 
-    def cut(self, x: Float[Tensor, "batch time width"]) -> Iterator[Piece]:
-        """Yield the pieces of ``x`` in order."""
+    def cut(self, x: Float[Tensor, "batch time width"]) -> list[Piece]:
+        """Return the pieces of ``x`` in order."""
         low, total, real = self._columns()
         if real is not None:
             place = self._place(low, total).clamp(0, self.span.length - 1)
@@ -97,10 +96,12 @@ class Segments:
         edges = [low, *range(self.size, total, self.size), total]
         sizes = [high - before for before, high in pairwise(edges)]
         masks = [None] * len(sizes) if real is None else real.split(sizes, 1)
+        pieces = []
         for high, steps, mask in zip(edges[1:], x.split(sizes, 1), masks, strict=True):
             full = high % self.size == 0
             first = (high - 1) % self.size + 1 - steps.shape[1]
-            yield Piece(steps, first, mask, full)
+            pieces.append(Piece(steps, first, mask, full))
+        return pieces
 
     def laid(self, x: Float[Tensor, "batch time width"]) -> Laid:
         """Return ``x`` segment by segment, with columns of no step where there are several."""
