@@ -17,6 +17,7 @@ Departures from the paper:
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -199,20 +200,22 @@ class SynthesizedAttention(nn.Module):
         for low in range(0, count, some):
             high = min(low + some, count)
             absent = max(0, back - before - (high - 1) * size)
-            asked = None if query is None else cut(query)[:, low:high].flatten(0, 1)
-            read = slots[:, low:high, absent:].flatten(0, 1)
-            args = (
-                cut(x)[:, low:high].flatten(0, 1),
-                asked,
-                read,
-                place[:, low:high].flatten(0, 1),
-            )
+            asked = None if query is None else cut(query)[:, low:high]
+            args = (cut(x)[:, low:high], asked, slots[:, low:high, absent:], place[:, low:high])
             if torch.is_grad_enabled():
-                y = checkpoint(self._read, *args, use_reentrant=False, preserve_rng_state=False)
+                run = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+                pieces.append(run(self._read_by_block, *args))
             else:
-                y = self._read(*args)
-            pieces.append(y.unflatten(0, (len(x), -1)))
+                pieces.append(self._read_by_block(*args))
         return torch.cat(pieces, 1).flatten(1, 2)[:, :steps]
+
+    def _read_by_block(
+        self, x: Tensor, query: Tensor | None, slots: Tensor, place: Tensor
+    ) -> Tensor:
+        """Let each block read slots of its own, which many blocks share and none keeps."""
+        asked = None if query is None else query.flatten(0, 1)
+        y = self._read(x.flatten(0, 1), asked, slots.flatten(0, 1), place.flatten(0, 1))
+        return y.unflatten(0, x.shape[:2])
 
     def _read(
         self, x: Tensor, query: Tensor | None, slots: Tensor, position: Tensor
