@@ -189,6 +189,7 @@ class SynthesizedAttention(nn.Module):
         def cut(t: Tensor) -> Tensor:
             return F.pad(t, (0, 0, 0, missing)).unflatten(1, (count, size))
 
+        cut_x, cut_query = cut(x), None if query is None else cut(query)
         slots = F.pad(joined, (0, 0, back - before, missing)).unfold(1, back + size, size).mT
         place = position[:, :1] + torch.arange(count * size, device=x.device)
         place = place.expand(len(x), -1).unflatten(1, (count, size))
@@ -200,8 +201,8 @@ class SynthesizedAttention(nn.Module):
         for low in range(0, count, some):
             high = min(low + some, count)
             absent = max(0, back - before - (high - 1) * size)
-            asked = None if query is None else cut(query)[:, low:high]
-            args = (cut(x)[:, low:high], asked, slots[:, low:high, absent:], place[:, low:high])
+            asked = None if cut_query is None else cut_query[:, low:high]
+            args = (cut_x[:, low:high], asked, slots[:, low:high, absent:], place[:, low:high])
             if torch.is_grad_enabled():
                 run = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
                 pieces.append(run(self._read_by_block, *args))
