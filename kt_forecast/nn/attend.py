@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
 from kt_forecast.nn.windowed import (
@@ -353,6 +352,8 @@ def _varying(
     document: Tensor | None,
 ) -> Tensor:
     """Lay all documents of all rows behind each other, for the kernel of varying lengths."""
+    from torch.nn.attention.varlen import varlen_attn  # brings the whole compiler with it
+
     batch, _, steps, _ = query.shape
     begins = (torch.arange(steps, device=query.device) == 0).expand(batch, -1)
     if document is not None:
