@@ -144,10 +144,13 @@ class ChoosingAttention(nn.Module):
         blocks = self._blocks(torch.cat([turned(keys, there), values], -1))
         nulls = torch.cat([*self.null.to(blocks.dtype)], -1)[None, :, None]
         blocks = torch.cat([nulls.expand(len(x), -1, -1, -1, -1), blocks], 2)
+        own = number[:, None, :, None]
+        # Blocks from their own on are never chosen; said in numbers, an audit can follow it.
+        chosen = torch.minimum((numbers + 1).clamp_min(0), own)
         if not self.cut:
-            mine = number.clamp_max(blocks.shape[2] - 2)[:, None, :, None]
-            numbers = torch.cat([numbers, mine.expand(len(x), self.heads, -1, -1)], -1)
-        y = read(q, blocks, (numbers + 1).clamp_min(0), weights.to(keys.dtype))
+            mine = own.clamp_max(blocks.shape[2] - 2) + 1
+            chosen = torch.cat([chosen, mine.expand(len(x), self.heads, -1, -1)], -1)
+        y = read(q, blocks, chosen, weights.to(keys.dtype))
         y = grid.steps(y.permute(0, 2, 3, 1, 4).flatten(3))
         return self.out(y.to(x.dtype)), SinkhornState(keys, values, *after)
 

@@ -5,6 +5,7 @@ turn, and every output element that moves must carry a label at least as late. A
 good as this table.
 """
 
+import itertools
 import sys
 import time
 import types
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from kt_forecast.audit.dependency import NEVER, track
+from kt_forecast.audit.dependency.bounds import reached
 from kt_forecast.audit.dependency.engine import Tracker
 from kt_forecast.audit.dependency.labels import Moments
 
@@ -388,8 +390,12 @@ def programs(count, start):
     for seed in range(start, start + count):
         computed, sample, said = drawn_program(seed)
 
-        def call(table, key, computed=computed):
-            return table.gather(-1, computed(key).clamp(0, PLACES - 1))
+        def call(table, key, computed=computed, whole_rows=seed % 2):
+            index = computed(key).clamp(0, PLACES - 1)
+            if not whole_rows:
+                return table.gather(-1, index)
+            row = torch.arange(len(index))[:, None] * PLACES
+            return table.reshape(-1, 1).index_select(0, (index + row).flatten()).view(index.shape)
 
         sample = tuple(sample)
         for labelled in (lambda *_: True, lambda x, given: x is given[0]):
@@ -400,6 +406,18 @@ def programs(count, start):
         labels = track(case.run, case.inputs, rows).outputs["0"]
         narrowed += bool((labels < PLACES - 1).any())
     return narrowed
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_what_an_index_can_reach_is_the_greatest_between_its_bounds(dim):
+    draw = torch.Generator().manual_seed(dim)
+    labels = torch.randint(50, (7, 7), generator=draw, dtype=torch.int16)
+    ends = torch.randint(-2, 9, (2, 7, 7), generator=draw).sort(0).values
+    found = reached(labels, dim, (ends[0], ends[1]), labels)
+    low, high = ends.clamp(0, 6)
+    for i, j in itertools.product(range(7), range(7)):
+        line = labels.select(1 - dim, j if dim == 0 else i)
+        assert found[i, j] == line[low[i, j] : high[i, j] + 1].max()
 
 
 def test_bounds_of_computed_indices_cover_what_moves():

@@ -13,6 +13,7 @@ PROVED = {
     "dynamic_sparse_attention": "proved",
     "reformer": "conditional",
     "routing_transformer": "conditional",
+    "sinkhorn_transformer": "proved",
     "titans": "proved",
 }
 

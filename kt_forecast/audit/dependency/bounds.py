@@ -114,9 +114,18 @@ def reached(latest: Tensor, dim: int, bounds: Bounds | None, index: Tensor) -> T
     if bounds is None or size == 0:
         return latest.amax(dim, keepdim=True)[within] if size else latest[within]
     low, high = (x.clamp(0, size - 1) for x in bounds)
-    before = latest.contiguous().cummax(dim).values[within]
-    after = latest.flip(dim).cummax(dim).values.flip(dim)[within]
-    return torch.minimum(before.gather(dim, high), after.gather(dim, low))
+    greatest, wide = latest.contiguous(), 1
+    found = greatest[within].gather(dim, low)
+    # Two overlapping stretches of twice as many rows each time cover every interval.
+    while bool((high - low >= wide).any()):
+        further = torch.arange(size, device=latest.device).add_(wide).clamp_(max=size - 1)
+        here = greatest[within]
+        both = torch.maximum(
+            here.gather(dim, low), here.gather(dim, (high + 1 - wide).clamp(min=0))
+        )
+        found = torch.where(high - low >= wide, torch.maximum(found, both), found)
+        greatest, wide = torch.maximum(greatest, greatest.index_select(dim, further)), 2 * wide
+    return found
 
 
 @follows("flip", "roll", "repeat", "clone")

@@ -132,10 +132,15 @@ def _selected(call: Call) -> Result:
         return Shadow(call.func(shadow.latest, dim, index), call.func(shadow.known, dim, index))
     if x.ndim == 0:
         return join(shadow, Shadow(call.shadow(index).latest.amax(), NO))
-    picks = call.shadow(index).latest.reshape(
-        [-1 if a == dim % x.ndim else 1 for a in range(x.ndim)]
-    )
-    return unknown(torch.maximum(greatest(shadow.latest, [dim]), picks))
+    along = [-1 if a == dim % x.ndim else 1 for a in range(x.ndim)]
+    picks = call.shadow(index).latest.reshape(along)
+    bounds = call.run.bounds(index)
+    if bounds is None or x.numel() == 0:
+        return unknown(torch.maximum(greatest(shadow.latest, [dim]), picks))
+    shape = call.out.shape
+    low, high = (b.reshape(along).expand(shape) for b in bounds)
+    rows = reached(shadow.latest, dim, (low, high), call.out)
+    return unknown(torch.maximum(rows, picks))
 
 
 @rule("take")
