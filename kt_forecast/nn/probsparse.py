@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.plain import Slowly
 from kt_forecast.nn.streams import Span, appended
 from kt_forecast.nn.system import State
 
@@ -29,6 +30,9 @@ QUERY_CHUNK = 256
 """Queries measured at a time."""
 SLACK = 2
 """Attending queries a block may have, in multiples of the number that its threshold lets expect."""
+
+Chosen = list[tuple[Bool[Tensor, "batch head time"], int, int]]
+"""For each block which queries attend, how many of it may, and how many slots they can reach."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,12 @@ class ProbSparse(nn.Module):
         heads: must divide ``width`` into even sizes.
         factor: how many queries attend, in multiples of the logarithm of the length.
         samples: keys that a query is measured by.
+
+    Attributes:
+        slowly: see `kt_forecast.nn.plain.plainly`.
     """
+
+    slowly = Slowly({"_attend": "_attend_all"})
 
     def __init__(self, width: int, heads: int, *, factor: int, samples: int) -> None:
         super().__init__()
@@ -125,12 +134,12 @@ class ProbSparse(nn.Module):
     @torch.no_grad()
     def _choose(
         self, q: Tensor, keys: Tensor, state: Seen, span: Span
-    ) -> tuple[list[tuple[Tensor, Tensor, int]], Tensor, Tensor, Tensor]:
+    ) -> tuple[Chosen, Tensor, Tensor, Tensor]:
         """Decide which queries attend.
 
         Returns:
-            For each block the columns of its attending queries, which of these places are taken,
-            and how many slots they can reach; and the state's ``best``, ``least`` and ``used``.
+            For each block which queries attend, how many of it may, and how many slots they can
+            reach; and the state's ``best``, ``least`` and ``used``.
         """
         best, least, used = state.best, state.least, state.used
         if self.factor == 0:
@@ -154,7 +163,7 @@ class ProbSparse(nn.Module):
             worthy = inside & (measure >= needed[..., None])
             already = torch.where(goes_on, used, 0)
             attends = worthy & (already[..., None] + worthy.cumsum(-1) <= most)
-            chosen.append((*_columns(attends, min(most, span.length)), stop))
+            chosen.append((attends, min(most, span.length), stop))
             here = inside.any(-1)
             least = torch.where(here, needed, least)
             used = torch.where(here, already + attends.sum(-1), used)
@@ -185,13 +194,14 @@ class ProbSparse(nn.Module):
         keys: Tensor,
         values: Tensor,
         mean: Tensor,
-        chosen: list[tuple[Tensor, Tensor, int]],
+        chosen: Chosen,
         position: Tensor,
     ) -> Tensor:
         """Replace the means of the chosen queries by what these attend to."""
         places, found = [], []
         aside = mean.shape[2]
-        for column, taken, stop in chosen:
+        for attends, most, stop in chosen:
+            column, taken = _columns(attends, most)
             query = q.gather(2, column[..., None].expand(-1, -1, -1, self.size))
             own = position[:, None].expand(-1, self.heads, -1).gather(2, column)
             reach = min(stop, keys.shape[2])
@@ -210,6 +220,25 @@ class ProbSparse(nn.Module):
         place = torch.cat(places, 2)[..., None].expand(-1, -1, -1, self.size)
         room = torch.cat([mean, torch.zeros_like(mean[:, :, :1])], 2)
         return room.scatter(2, place, torch.cat(found, 2).to(mean.dtype))[:, :, :aside]
+
+    def _attend_all(
+        self,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mean: Tensor,
+        chosen: Chosen,
+        position: Tensor,
+    ) -> Tensor:
+        """Let all queries attend, and take what the chosen ones read."""
+        visible = torch.arange(keys.shape[2], device=q.device) <= position[:, None, :, None]
+        y = F.scaled_dot_product_attention(
+            q, keys.to(q.dtype), values.to(q.dtype), attn_mask=visible
+        )
+        attends = torch.zeros_like(mean[..., 0], dtype=torch.bool)
+        for one, _, _ in chosen:
+            attends = attends | one
+        return torch.where(attends[..., None], y.to(mean.dtype), mean)
 
 
 def sampled(position: Int[Tensor, "batch time"], samples: int) -> Int[Tensor, "batch time sample"]:

@@ -11,6 +11,7 @@ from kt_forecast.nn.plain import plainly
 STEPS = 21
 PROVED = {
     "dynamic_sparse_attention": "proved",
+    "ps_gtr": "conditional",
     "reformer": "conditional",
     "routing_transformer": "conditional",
     "sinkhorn_transformer": "proved",

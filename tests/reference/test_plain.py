@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 
+from kt_forecast.nn.probsparse import ProbSparse
 from kt_forecast.nn.streams import Span
 from kt_forecast.zoo.reformer import HashedAttention, ReformerConfig
 from kt_forecast.zoo.routing_transformer import RoutedAttention, RoutingConfig
@@ -61,7 +62,30 @@ def test_steps_of_a_bucket(window, real, rounds):
     alike(mixing._in_buckets, mixing._among_all, torch.stack(shifted, 1), 1, real, state)
 
 
-@pytest.mark.parametrize("kind", [HashedAttention, RoutedAttention])
+@pytest.mark.parametrize("padded", [False, True])
+def test_queries_that_attend(padded):
+    rows, steps = 3, 90
+    mixing = ProbSparse(2 * SIZE, 2, factor=2, samples=5).double()
+    count = torch.tensor([steps, 41, 7] if padded else [steps] * rows)
+    span = Span(0 * count, count, steps, 0, 0, whole=not padded)
+    x = noise(rows, steps, 2 * SIZE)
+    found = []
+    for attend in (mixing._attend, mixing._attend_all):
+        share = []
+        mixing._attend = lambda *given, form=attend, share=share: (
+            share.append(given) or form(*given)
+        )
+        y = mixing(x, mixing.init_state(rows), span)[0][span.real]
+        found.append(
+            (y, *torch.autograd.grad((y * noise(*y.shape).cos()).sum(), mixing.parameters()))
+        )
+    attends = torch.stack([one for one, _, _ in share[0][4]]).any(0)
+    assert 0.2 < attends.double().mean() < 0.8, "some attend and some do not"
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0.0)
+
+
+@pytest.mark.parametrize("kind", [HashedAttention, RoutedAttention, ProbSparse])
 def test_the_slow_forms_exist(kind):
     for fast, slow in kind.slowly.forms.items():
         assert callable(getattr(kind, fast))
