@@ -261,7 +261,8 @@ def shown(settings: LatencySettings, rows: list[Row]) -> Found:
             " each, after a warm-up, with the least and the most of them. Histories are read in"
             " turn, round after round, forwards and backwards.",
             "Operations are torch's own that compute, each of which a GPU is sent by itself, and"
-            " moved are the bytes that they read and write: counted once, the same in every run.",
+            " moved are the bytes that they read and write: counted once, the same in every run."
+            " Kernels of our own are not among them.",
             "The state after a history is what streaming it in segments leaves; students of a"
             " batch have equal histories. The cache of exact attention is repeated to its length.",
             f"{READ} is the least that any cached attention does: read every key and value once,"
