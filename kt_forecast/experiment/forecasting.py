@@ -257,25 +257,6 @@ def score_beside(
     )
 
 
-def fit_beside_once(
-    recipe: ForecastRecipe,
-    beside: list[Plan],
-    rows: SeriesRows,
-    place: Place,
-    station: Station,
-    say: Say,
-) -> dict[str, Fitted]:
-    """Return the baselines, from memory where this process has fitted them on the same rows."""
-
-    def fitted(one: Plan) -> Fitted:
-        return fit_all_beside(recipe, [one], rows, place.runs, place.device, say)[one.name]
-
-    return {
-        one.name: station.once(["beside", rows.key, one.plain()], partial(fitted, one))
-        for one in beside
-    }
-
-
 def fit_all_beside(
     recipe: ForecastRecipe, beside: list[Plan], rows: SeriesRows, runs: Path, device: str, say: Say
 ) -> dict[str, Fitted]:
@@ -398,7 +379,8 @@ def _finish(
     """
     report = audited(recipe, fitted, rows)
     say(f"audit: {report.summary()}")
-    others = fit_beside_once(recipe, beside, rows, place, station, say)
+    fit = partial(fit_all_beside, recipe, rows=rows, runs=place.runs, device=place.device, say=say)
+    others = station.fitted_beside(beside, rows.key, fit)
     say("reading the test rows, once")
     protocols, first = score(recipe, fitted, others, rows, recipe.evaluation.protocols, station)
     fitted.facts |= {

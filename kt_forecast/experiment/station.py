@@ -1,8 +1,9 @@
 """What the runs that one process makes one after another share, and when they are asked to end."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +53,25 @@ class Station:
             self._made[name] = make()
         found: T = self._made[name]
         return found
+
+    def fitted_beside(
+        self, beside: Sequence[Any], rows: str, fit: Callable[[list[Any]], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return baselines by name, those fitted before on the same rows from memory.
+
+        Args:
+            beside: their plans.
+            rows: hash of data, split and labels.
+            fit: returns the baselines of some plans.
+        """
+
+        def fitted(one: Any) -> Any:  # noqa: ANN401 - a baseline of either task
+            return fit([one])[one.name]
+
+        return {
+            one.name: self.once(["beside", rows, one.plain()], partial(fitted, one))
+            for one in beside
+        }
 
     def note_trained(self) -> None:
         """Note that a training has ended."""
