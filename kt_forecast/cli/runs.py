@@ -118,9 +118,7 @@ def compare(
     ] = 1,
     hours: Annotated[
         float | None,
-        typer.Option(
-            "--hours", min=0, help="Time that all may take: training ends early to be scored."
-        ),
+        typer.Option("--hours", help="Time that all may take: training ends early to be scored."),
     ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Page to write; else compare.html in --runs.")

@@ -61,10 +61,10 @@ def compare(  # noqa: PLR0913 - each is an option of the command
 
     Raises:
         InputError: there is no such run, recipe or system; a table is not the one that a run was
-            made of; or nothing is left to compare.
+            made of; the hours are none; or nothing is left to compare.
         RuntimeError: a model cannot be scored, and nothing else is to go on.
     """
-    clock = Clock(None if hours is None else 3600 * hours)
+    clock = Clock.of(hours)
     stored = [name for name in names if name.endswith(".json")]
     if stored:
         if len(stored) < len(names) or systems or sets:

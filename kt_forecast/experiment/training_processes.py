@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO, Any
 
 from kt_forecast.config import Config
+from kt_forecast.errors import InputError
 from kt_forecast.experiment.running import Say, put
 from kt_forecast.experiment.scoring import Scored
 from kt_forecast.experiment.stored import RUNS
@@ -27,6 +28,7 @@ LOGS = "compare"
 
 WORKER = "kt_forecast.experiment.training_worker"
 POLL_SECONDS = 0.05
+SECONDS_AN_HOUR = 3600
 
 ASIDE = "early"
 """Folder, beside the logs, of runs that were ended early while they go on."""
@@ -113,6 +115,17 @@ class Clock:
     began: float = field(default_factory=time.monotonic)
     interrupted: bool = False
     _longest: float | None = None
+
+    @classmethod
+    def of(cls, hours: float | None) -> "Clock":
+        """Return the clock of work that begins now.
+
+        Raises:
+            InputError: the hours are none.
+        """
+        if hours is not None and not hours > 0:
+            raise InputError(f"hours is {hours:g}; accepted are numbers above 0, such as 0.5")
+        return cls(None if hours is None else SECONDS_AN_HOUR * hours)
 
     def took(self, closing: float) -> None:
         """Note the seconds from the end of a training to its scores."""

@@ -13,6 +13,7 @@ from kt_forecast.errors import InputError
 from kt_forecast.experiment import ForecastRecipe, Recipe, find, run
 from kt_forecast.experiment.board import Board
 from kt_forecast.experiment.board_rows import Difference, Failure, Group, Interval, Row
+from kt_forecast.experiment.compare import compare
 from kt_forecast.experiment.stored import RECORD, RUNS, TEST_READS
 from kt_forecast.report import Verdict
 
@@ -245,3 +246,10 @@ def test_boards_that_were_written_are_put_on_one(made, tmp_path):
     (tmp_path / "no.json").write_text("{}")
     with pytest.raises(InputError, match="no board can be read from it"):
         compared([str(tmp_path / "no.json")], runs)
+
+
+@pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
+def test_no_time_at_all_is_refused_before_anything_is_written(tmp_path, hours):
+    with pytest.raises(InputError, match="accepted are numbers above 0"):
+        compare(["demo"], runs=tmp_path / "mlruns", systems=["gpt"], hours=hours)
+    assert [*tmp_path.iterdir()] == []
