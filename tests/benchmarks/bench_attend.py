@@ -2,13 +2,14 @@
 
 First whether each kernel gives what attention in double precision on the CPU gives, forward and
 backward. Then how long a forward and backward pass takes: each pattern by each kernel beside full
-causal attention, and whole efficient systems beside the one of exact attention at equal width. For
-every system the length from which it is faster, and the shares of the machine's rate of products
-and of its bandwidth (``--rate``, ``--bandwidth``) that it reaches by counted operations and bytes.
-What tells most comes first, so that ``--seconds`` may end it early: all systems at the longest
-sequences, kernels where their crossing is looked for. ``--only shares --json FILE`` completes a
-file of times where there is no GPU, for counting needs none; ``--only counts`` prints how many
-operations a forward and backward pass launches and what they move, by the kernels of the CPU.
+causal attention, and whole efficient systems beside the one of exact attention at equal width, in
+batches of as many steps at every length (``--tokens``), as they are trained. For every system the
+length from which it is faster, and the shares of the machine's rate of products and of its
+bandwidth (``--rate``, ``--bandwidth``) that it reaches by counted operations and bytes. What tells
+most comes first, so that ``--seconds`` may end it early: all systems at the longest sequences,
+kernels where their crossing is looked for. ``--only shares --json FILE`` completes a file of times
+where there is no GPU, for counting needs none; ``--only counts`` prints how many operations a
+forward and backward pass launches and what they move, by the kernels of the CPU.
 
     python tests/benchmarks/bench_attend.py
     python tests/benchmarks/bench_attend.py --only counts
@@ -148,9 +149,14 @@ def made(name: str, width: int, length: int) -> Any:
     return system.build(system.config(**chosen, **({root: math.isqrt(length)} if root else {})))
 
 
-def of_system(name: str, width: int, steps: int) -> Callable[[], object]:
+def rows_of(steps: int, options: argparse.Namespace) -> int:
+    """Return how many sequences a batch of so many steps has."""
+    return int(max(1, options.tokens // steps))
+
+
+def of_system(name: str, width: int, steps: int, rows: int) -> Callable[[], object]:
     module = made(name, width, steps).cuda().train()
-    x = torch.randn(1, steps, width, device="cuda")
+    x = torch.randn(rows, steps, width, device="cuda")
 
     def work() -> object:
         with torch.autocast("cuda", torch.bfloat16):
@@ -178,15 +184,16 @@ def system_times(
     name: str, width: int, steps: int, options: argparse.Namespace
 ) -> dict[str, float]:
     """Return time and peak memory."""
-    work = of_system(name, width, steps)
+    work = of_system(name, width, steps, rows_of(steps, options))
     took = seconds(work, options.least, options.repeats)
     return {"ms": round(1e3 * took, 4), "peak_mib": round(peak(work) / 2**20, 1)}
 
 
 def shares(ms: float, steps: int, growth: dict[str, float], options: argparse.Namespace) -> Any:
     """Return what of the machine's rate and bandwidth is reached."""
+    rows = rows_of(steps, options)
     flops, kept = (
-        growth[what] * steps ** growth[f"{what}_exponent"] for what in ("flops", "bytes")
+        rows * growth[what] * steps ** growth[f"{what}_exponent"] for what in ("flops", "bytes")
     )
     return {
         "of_rate": float(f"{1e3 * flops / ms / options.rate:.3g}"),
@@ -336,6 +343,9 @@ def main() -> int:
     parser.add_argument("--lengths", type=int, nargs="+", help="in the order of their measuring")
     parser.add_argument("--widths", type=int, nargs="+", default=[128])
     parser.add_argument("--window", type=int, default=128)
+    parser.add_argument(
+        "--tokens", type=int, default=65536, help="steps of all sequences of a system's batch"
+    )
     parser.add_argument("--systems", nargs="+", help="all of the efficient families by default")
     parser.add_argument("--only", nargs="+", default=["errors", "kernels", "systems", "shares"])
     parser.add_argument("--repeats", type=int, default=2)
