@@ -203,6 +203,10 @@ class RefusedError(Exception):
     """No kernel of the kind that was asked for runs such tensors."""
 
 
+class LostError(Exception):
+    """A kernel broke the GPU's work, and nothing more can be done in its process."""
+
+
 def watched() -> list[bool]:
     """Note from now on whether kernels of a kind were found for what was asked."""
     found: list[bool] = []
@@ -251,6 +255,8 @@ def worker(kind: str, pipe: Connection) -> None:
                     answer = errors(given[0], kind, *given[1:])
             if not all(found):
                 answer = RefusedError("no kernel of this kind runs this")
+        except torch.AcceleratorError as error:
+            answer = LostError(str(error).partition("\n")[0])
         except Exception as error:  # noqa: BLE001
             answer = RuntimeError(f"{type(error).__name__}: {error}"[:400])
         pipe.send(answer)
@@ -282,7 +288,10 @@ class Worker:
         """Return what came of it; an exception if it failed or took too long."""
         try:
             if self.pipe.poll(self.limit):
-                return self.pipe.recv()
+                answer = self.pipe.recv()
+                if isinstance(answer, LostError):
+                    self.end()
+                return answer
             why = f"no answer within {self.limit:g} seconds"
         except (EOFError, OSError):
             why = "its process ended"
@@ -392,7 +401,7 @@ class Bench:
             found[kind] = answer
             return
         failed[kind] = str(answer)
-        if isinstance(answer, (TimeoutError, RefusedError)):
+        if isinstance(answer, (TimeoutError, RefusedError, LostError)):
             self.left_out[part, name, kind] = failed[kind]
 
     def times(self) -> None:
