@@ -110,7 +110,7 @@ class Board:
     def to_json(self) -> str:
         """Return everything as strict JSON."""
         plain = asdict(self) | {"standings": [asdict(one) for one in self.standings()]}
-        return json.dumps(_finite(plain), indent=1, allow_nan=False)
+        return json.dumps(_finite(plain), allow_nan=False)
 
     @classmethod
     def read(cls, path: Path) -> "Board":
@@ -172,23 +172,9 @@ class Board:
                 part.replace(path)
 
 
-def joined(boards: Sequence[Board]) -> Board:
-    """Return the groups of several boards on one.
-
-    Raises:
-        InputError: two of them hold the same data set.
-    """
-    groups = tuple(group for board in boards for group in board.groups)
-    twice = [g.title for i, g in enumerate(groups) if g.title in {o.title for o in groups[:i]}]
-    if twice:
-        raise InputError(f"{twice[0]!r} is on two of the boards; accepted is each data set once")
-    failed = tuple(one for board in boards for one in board.failed)
-    said = tuple(dict.fromkeys(note for board in boards for note in board.said))
-    return Board(groups, failed, said)
-
-
 def _stored_group(plain: dict[str, Any]) -> Group:
-    return Group(**plain | {"rows": tuple(Row.read(row) for row in plain["rows"])})
+    rows = tuple(Row.read(row) for row in plain["rows"])
+    return Group(**plain | {"rows": rows, "key": tuple(plain.get("key", ()))})
 
 
 def _over_all(

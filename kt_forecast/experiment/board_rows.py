@@ -57,6 +57,8 @@ class Row:
         gap: to the best fair system; None for that one.
         label: its name over all data sets.
         early: how far a training came that was ended by time; empty for all others.
+        draws: its score on every draw of the test rows; those of a place are the same draws.
+        identity: equal for the same system under the same settings, whatever the seed.
     """
 
     system: str
@@ -72,6 +74,8 @@ class Row:
     gap: Difference | None = None
     label: str = ""
     early: str = ""
+    draws: tuple[float, ...] = ()
+    identity: str = ""
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Self:
@@ -80,8 +84,9 @@ class Row:
         gap = plain["gap"]
         if gap is not None:
             gap = Difference(**{key: number(value) for key, value in gap.items()})
+        draws = tuple(number(value) for value in plain.get("draws", ()))
         told = {"score": Interval(**score), "gap": gap, "marks": tuple(plain["marks"])}
-        return cls(**plain | told | {"latency": number(plain["latency"])})
+        return cls(**plain | told | {"latency": number(plain["latency"]), "draws": draws})
 
     def cells(self, *, is_best: bool, name: str = "") -> tuple[str, ...]:
         """Return what a table shows, under the run's name or another."""
@@ -113,6 +118,7 @@ class Group:
         best: name of the best system to which nothing is unfair.
         rows: ranked.
         label: the data set in short.
+        key: equal for what may be compared; empty where that is not known.
     """
 
     title: str
@@ -121,6 +127,7 @@ class Group:
     best: str
     rows: tuple[Row, ...]
     label: str = ""
+    key: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
         """Return what each row is called: its system, or its run where others are called so too."""

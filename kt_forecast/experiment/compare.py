@@ -1,19 +1,15 @@
 """Systems by data set: the same test rows, paired differences, cost, and what the audits say."""
 
-import math
-import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from kt_forecast.errors import InputError
-from kt_forecast.experiment.board import Board, joined
-from kt_forecast.experiment.board_rows import Difference, Failure, Group
+from kt_forecast.experiment.board import Board
+from kt_forecast.experiment.board_rows import Failure
 from kt_forecast.experiment.entrants import Asked, Gathered, gather
+from kt_forecast.experiment.ranking import grouped, joined
 from kt_forecast.experiment.running import Say
-from kt_forecast.experiment.scoring import AUC, Bench, Entry, Place, Scored, kept
+from kt_forecast.experiment.scoring import Bench, Scored, kept
 from kt_forecast.experiment.training_processes import (
     Clock,
     Task,
@@ -24,7 +20,6 @@ from kt_forecast.experiment.training_processes import (
     set_aside,
 )
 from kt_forecast.experiment.which import run
-from kt_forecast.metrics import estimate
 
 Watch = Callable[[Board], None]
 
@@ -49,7 +44,8 @@ def compare(  # noqa: PLR0913 - each is an option of the command
 
     Args:
         names: runs, or recipes; a recipe is trained where no run of the same settings is here. Or
-            boards that ``--json`` has written, which are put on one.
+            boards that ``--json`` has written, which are put on one, of several data sets or of
+            other systems on the same rows.
         runs: folder of the runs.
         systems: words of the catalogue, or ``all``: each is trained under every recipe.
         sets: keys of the recipes to replace, each as ``a.b=c``.
@@ -146,71 +142,8 @@ def _tasks(told: Gathered, found: dict[int, Scored], runs: Path) -> list[Task]:
 
 def _board(told: Gathered, found: dict[int, Scored], *, unfinished: bool = False) -> Board:
     """Return what was scored so far, in the order in which it was asked for."""
-    places: dict[tuple[str, ...], Place] = {}
-    groups: dict[tuple[str, ...], list[Entry]] = {}
-    for number in sorted(found):
-        one = found[number]
-        places.setdefault(one.place.key, one.place)
-        known = {entry.row.system for entry in groups.setdefault(one.place.key, [])}
-        groups[one.place.key] += [entry for entry in one.entries if entry.row.system not in known]
-    made = tuple(_group(places[key], _labelled(entries)) for key, entries in groups.items())
+    made = grouped((found[number].place, found[number].rows) for number in sorted(found))
     notes = list(told.notes)
     if unfinished:
         notes.insert(0, f"unfinished: {len(found)} of {len(told.entrants)} runs are here")
     return Board(made, tuple(told.failed), tuple(notes))
-
-
-def _labelled(entries: list[Entry]) -> list[Entry]:
-    """Name each for the standings: its system, or its run where settings of one system differ.
-
-    A baseline of a system that has a run here is left out, as it is beside that run.
-    """
-    of_runs = {one.row.what for one in entries if one.row.verdict}
-    kept = [one for one in entries if one.row.verdict or one.row.what not in of_runs]
-    settings: dict[str, set[str]] = {}
-    for one in kept:
-        settings.setdefault(one.row.what, set()).add(one.identity)
-    return [
-        replace(
-            one,
-            row=replace(
-                one.row,
-                label=one.row.what if len(settings[one.row.what]) == 1 else one.row.system,
-            ),
-        )
-        for one in kept
-    ]
-
-
-def _group(place: Place, entries: list[Entry]) -> Group:
-    """Rank what was scored on the same rows, and hold each against the best that is fair."""
-    sign = -1.0 if place.metric == AUC else 1.0
-    ranked = sorted(entries, key=lambda one: (math.isnan(v := one.row.score.value), sign * v))
-    fair = [one for one in ranked if not one.row.marks] or ranked
-    best = fair[0]
-    rows = [replace(one.row, gap=None if one is best else _gap(one, best)) for one in ranked]
-    return Group(
-        place.title, place.metric, place.metric != AUC, best.row.system, tuple(rows), place.label
-    )
-
-
-def _gap(one: Entry, best: Entry) -> Difference:
-    """Return the difference on the same draws; where one has more of them, on those of both."""
-    both = min(len(one.draws), len(best.draws))
-    sample = np.subtract(one.draws[:both], best.draws[:both], dtype=np.float64)
-    found = estimate(one.row.score.value - best.row.score.value, sample)
-    return _difference(found.value, found.low, found.high)
-
-
-def _difference(value: float, low: float, high: float) -> Difference:
-    """Return a paired difference with a two-sided p-value.
-
-    The spread is that of the draws on the side of zero, so that p and the interval agree.
-    """
-    normal = statistics.NormalDist()
-    towards = value - low if value > 0 else high - value
-    if math.isnan(towards):
-        return Difference(value, low, high, math.nan)
-    deviations = abs(value) / towards * normal.inv_cdf(0.975) if towards > 0 else math.inf
-    p = 2 * (1 - normal.cdf(deviations)) if value else 1.0
-    return Difference(value, low, high, p)

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any, Self
 
 import numpy as np
+from jaxtyping import Float
 
 from kt_forecast import metrics
 from kt_forecast.data.splits import Role
@@ -19,6 +20,7 @@ from kt_forecast.evaluation.forecasting import ForecastScores
 from kt_forecast.experiment import facts, flow, forecasting, series, tables
 from kt_forecast.experiment.board_rows import Interval, Row
 from kt_forecast.experiment.facts import PEAK
+from kt_forecast.experiment.ranking import AUC, MSE, Place
 from kt_forecast.experiment.recipe import Recipe
 from kt_forecast.experiment.recipe_forecast import ForecastRecipe
 from kt_forecast.experiment.running import Say, hashed, inside, is_early, note_read, put
@@ -33,7 +35,6 @@ from kt_forecast.sequences.windows import gather, origins
 from kt_forecast.tracer import Fitted as Tracing
 from kt_forecast.tracer.streaming import Stream, steps_of
 
-AUC, MSE = "auc", "mse"
 STREAMED = 40
 """Steps, or windows, by which latency is measured."""
 
@@ -48,48 +49,16 @@ LEAKS = "LEAKS"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where systems are compared: the same rows, scored alike.
-
-    Attributes:
-        key: equal for what may be compared.
-        title: data set, protocol, size.
-        label: data set, and steps ahead, in short.
-        metric: of the scores.
-    """
-
-    key: tuple[str, ...]
-    title: str
-    label: str
-    metric: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One system on the test rows of a place.
-
-    Attributes:
-        row: what is shown, without the difference.
-        draws: its score on every draw of the test rows; those of a place are the same draws.
-        identity: equal for the same system under the same settings, whatever the seed.
-    """
-
-    row: Row
-    draws: tuple[float, ...]
-    identity: str
-
-
-@dataclass(frozen=True)
 class Scored:
     """A run and its baselines on the same test rows.
 
     Attributes:
         place: where they are compared.
-        entries: the run first.
+        rows: the run first; none has a difference yet.
     """
 
     place: Place
-    entries: tuple[Entry, ...]
+    rows: tuple[Row, ...]
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Self:
@@ -97,10 +66,7 @@ class Scored:
         place = plain["place"]
         return cls(
             Place(**place | {"key": tuple(place["key"])}),
-            tuple(
-                Entry(Row.read(one["row"]), tuple(one["draws"]), one["identity"])
-                for one in plain["entries"]
-            ),
+            tuple(Row.read(row) for row in plain["rows"]),
         )
 
 
@@ -188,13 +154,13 @@ class Bench:
         else:
             scores = left.scores[fitted.plan.name]
 
-        def entry(one: Tracing, scores: Scores, mine: Run | None) -> Entry:
+        def row(one: Tracing, scores: Scores, mine: Run | None) -> Row:
             marks = _marks(mine, one.plan.part, recipe.history) if mine is not None else ()
-            row = _row(one, mine, scores.metrics[AUC], _streaming_ms(one, rows), marks)
             drawn = metrics.samples(scores.answers, names=(AUC,), resamples=resamples, seed=SEED)
-            return Entry(row, tuple(drawn[AUC].tolist()), _identity(one))
+            latency = _streaming_ms(one, rows)
+            return _row(one, mine, scores.metrics[AUC], latency, marks, drawn[AUC])
 
-        def of_baseline(chosen: Any) -> Entry:  # noqa: ANN401
+        def of_baseline(chosen: Any) -> Row:  # noqa: ANN401
             made = once(
                 ["beside", rows.key, chosen.plain()],
                 lambda: flow.fit_all_beside(
@@ -202,19 +168,19 @@ class Bench:
                 )[chosen.name],
             )
             scores = flow.score_beside(recipe, made, rows, protocol, self.station)
-            return entry(made, scores, None)
+            return row(made, scores, None)
 
         rules = [rows.key, protocol, settings]
-        entries = [entry(fitted, scores, found)]
-        entries += [
-            once(["entry", rules, one.plain()], partial(of_baseline, one)) for one in beside
+        found_rows = [row(fitted, scores, found)]
+        found_rows += [
+            once(["row", rules, one.plain()], partial(of_baseline, one)) for one in beside
         ]
         name, n = rows.interactions.name, scores.n_rows
         flipped = ", fair coins for responses" if recipe.coin_flip else ""
         title = f"{name}, {protocol}: {n:,} answers of test students{flipped}"
         asked = _hash_of([scores.predictions[ROW].to_numpy(), scores.answers.response])
         key = (name, rows.interactions.data_hash, rows.roles.role_hash, protocol, flipped, asked)
-        return Scored(Place(key, title, name, AUC), tuple(entries))
+        return Scored(Place(key, title, name, AUC), tuple(found_rows))
 
     def _of_series(self, found: ForecastRun) -> Scored:
         recipe = ForecastRecipe.read(inside(found, RECIPE))
@@ -248,13 +214,12 @@ class Bench:
         else:
             scores = left.scores[fitted.plan.name]
 
-        def entry(one: Forecasting, scores: ForecastScores, mine: ForecastRun | None) -> Entry:
+        def row(one: Forecasting, scores: ForecastScores, mine: ForecastRun | None) -> Row:
             marks = (LEAKS,) if mine is not None and mine.leaks else ()
-            row = _row(one, mine, scores.metrics[MSE], _forecast_ms(one, rows), marks)
             drawn = samples_of_sums(scores.sums, MSE, resamples=resamples, seed=SEED)
-            return Entry(row, tuple(drawn.tolist()), _identity(one))
+            return _row(one, mine, scores.metrics[MSE], _forecast_ms(one, rows), marks, drawn)
 
-        def of_baseline(chosen: Any) -> Entry:  # noqa: ANN401
+        def of_baseline(chosen: Any) -> Row:  # noqa: ANN401
             made = once(
                 ["beside", rows.key, chosen.plain()],
                 lambda: forecasting.fit_all_beside(
@@ -262,18 +227,18 @@ class Bench:
                 )[chosen.name],
             )
             scores = forecasting.score_beside(recipe, made, rows, protocol, self.station)
-            return entry(made, scores, None)
+            return row(made, scores, None)
 
-        same = ["entry", rows.key, protocol, resamples, recipe.seed]
-        entries = [entry(fitted, scores, found)]
-        entries += [once([*same, one.plain()], partial(of_baseline, one)) for one in beside]
+        same = ["row", rows.key, protocol, resamples, recipe.seed]
+        found_rows = [row(fitted, scores, found)]
+        found_rows += [once([*same, one.plain()], partial(of_baseline, one)) for one in beside]
         name, ahead = rows.table.name, str(fitted.horizon)
         title = f"{name}, {protocol}, {ahead} steps ahead: {scores.n_windows:,} windows"
         sums = scores.sums
         counted = [part[n] for part in (sums.by_moment, sums.by_series) for n in ("windows", "n")]
         asked = _hash_of([sums.moment, *counted])
         key = (name, rows.table.data_hash, rows.split.split_hash, protocol, ahead, asked)
-        return Scored(Place(key, title, f"{name} {ahead}", MSE), tuple(entries))
+        return Scored(Place(key, title, f"{name} {ahead}", MSE), tuple(found_rows))
 
 
 def _row(
@@ -282,6 +247,7 @@ def _row(
     value: Any,  # noqa: ANN401
     latency: float,
     marks: tuple[str, ...],
+    draws: Float[np.ndarray, " draw"],
 ) -> Row:
     verdict, memory, system = "", "", one.plan.name
     if mine is not None:
@@ -301,6 +267,8 @@ def _row(
         verdict=verdict,
         marks=marks,
         early=early(one),
+        draws=tuple(draws.tolist()),
+        identity=_identity(one),
     )
 
 

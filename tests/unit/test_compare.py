@@ -237,8 +237,6 @@ def test_boards_that_were_written_are_put_on_one(made, tmp_path):
     again = compared(paths, runs)
     assert again.to_json() == board.to_json()
     assert len(again.standings()) > 0
-    with pytest.raises(InputError, match="on two of the boards"):
-        compared([paths[0], paths[0]], runs)
     with pytest.raises(InputError, match="other boards only"):
         compared([paths[0], "attends"], runs)
     with pytest.raises(InputError, match="no such file"):
@@ -246,6 +244,33 @@ def test_boards_that_were_written_are_put_on_one(made, tmp_path):
     (tmp_path / "no.json").write_text("{}")
     with pytest.raises(InputError, match="no board can be read from it"):
         compared([str(tmp_path / "no.json")], runs)
+
+
+def test_systems_that_several_boards_hold_are_ranked_on_the_same_rows(made, tmp_path):
+    _, runs, board = made
+    group = board.groups[0]
+
+    def written(name, rows, **other):
+        path = tmp_path / f"{name}.json"
+        part = replace(group, rows=tuple(rows), best=rows[0].system, **other)
+        lost = Failure(rows[-1].what, rows[-1].system, "it broke")
+        path.write_text(replace(board, groups=(part,), failed=(lost,)).to_json())
+        return str(path)
+
+    first, second, *rest = (replace(row, gap=None) for row in group.rows)
+    early = replace(first, score=replace(first.score, value=0.0), early="1 of 2 epochs")
+    one = written("one", [second, early])
+    other = written("other", [*rest, first])
+    again = compared([one, other], runs)
+    assert again.groups == (group,)
+    assert again.failed == ()
+    undrawn = compared([one, written("undrawn", [replace(first, draws=())])], runs).groups[0]
+    gap = undrawn.rows[1].gap
+    assert gap.value == second.score.value - first.score.value
+    assert math.isnan(gap.low)
+    for key in ((), ("others",)):
+        with pytest.raises(InputError, match="not scored on rows that are known to be"):
+            compared([one, written("apart", rest, key=key)], runs)
 
 
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
