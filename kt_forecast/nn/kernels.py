@@ -69,7 +69,7 @@ def for_decayed(key: Tensor, value: Tensor, log_decay: Tensor) -> Recurrence | N
     even = key.shape[3] % 2 == 0 and value.shape[3] % 2 == 0
     suits = rough and even and "package" in _allowed.get()
     found = _found("fla.ops.simple_gla") if suits else None
-    if found is not None and (_steady(log_decay) or _sound()):
+    if found is not None and _sound():
         return partial(_untraced(_by_fla), found.chunk_simple_gla)
     if "own" in _allowed.get() and find_spec("triton") and key.shape[3] <= MOST_KEYS:
         from kt_forecast.nn.fused_decayed import decayed
@@ -118,7 +118,11 @@ def _steady(log_decay: Tensor) -> bool:
 
 @cache
 def _sound() -> bool:
-    """Return whether fla can form gradients of learned decays here: it refuses some compilers."""
+    """Return whether fla's gradients can be formed here.
+
+    On Hopper and some compilers fla refuses those of learned decays, and those of fixed ones were
+    seen to end in illegal memory accesses.
+    """
     utils = import_module("fla.utils")
     bad = utils.TRITON_ABOVE_3_4_0 and not utils.TRITON_ABOVE_3_7_1
     return not (utils.IS_NVIDIA_HOPPER and bad)
