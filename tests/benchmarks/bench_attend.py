@@ -5,11 +5,13 @@ backward. Then how long a forward and backward pass takes: each pattern by each 
 causal attention, and whole efficient systems beside the one of exact attention at equal width, in
 batches of as many steps at every length (``--tokens``), as they are trained. For every system the
 length from which it is faster, and the shares of the machine's rate of products and of its
-bandwidth (``--rate``, ``--bandwidth``) that it reaches by counted operations and bytes. What tells
-most comes first, so that ``--seconds`` may end it early: all systems at the longest sequences,
-kernels where their crossing is looked for. ``--only shares --json FILE`` completes a file of times
-where there is no GPU, for counting needs none; ``--only counts`` prints how many operations a
-forward and backward pass launches and what they move, by the kernels of the CPU.
+bandwidth (``--rate``, ``--bandwidth``) that it reaches by counted operations and bytes: as torch
+counts them, so that causal attention computes all pairs, in single precision, each operation a
+launch of its own. What tells most comes first, so that ``--seconds`` may end it early: all systems
+at the longest sequences, kernels where their crossing is looked for. ``--only shares --json FILE``
+completes a file of times where there is no GPU, for counting needs none; ``--only counts`` prints
+how many operations a forward and backward pass launches and what they move, by the kernels of the
+CPU.
 
     python tests/benchmarks/bench_attend.py
     python tests/benchmarks/bench_attend.py --only counts
@@ -29,7 +31,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from kt_forecast import zoo
 from kt_forecast.audit.cost import training_cost, training_traffic
@@ -53,7 +55,7 @@ KERNELS: dict[str, tuple[Kernel, ...]] = {
 LONGEST_EXACT = 4096
 """Steps up to which a mask of all pairs is written."""
 COUNTED = (1024, 4096)
-"""Steps at which operations and bytes are counted; longer sequences follow their growth."""
+"""Steps at which operations and bytes are counted of what looks at values."""
 SLOW = 0.2
 """Seconds of a call from which on it is timed once."""
 KERNEL_LENGTHS = (1024, 512, 2048, 256, 4096, 16384, 65536)
@@ -189,33 +191,37 @@ def system_times(
     return {"ms": round(1e3 * took, 4), "peak_mib": round(peak(work) / 2**20, 1)}
 
 
-def shares(ms: float, steps: int, growth: dict[str, float], options: argparse.Namespace) -> Any:
+def shares(name: str, width: int, steps: int, ms: float, options: argparse.Namespace) -> Any:
     """Return what of the machine's rate and bandwidth is reached."""
-    rows = rows_of(steps, options)
-    flops, kept = (
-        rows * growth[what] * steps ** growth[f"{what}_exponent"] for what in ("flops", "bytes")
-    )
+    flops, moved = counted(name, width, steps)
+    per_second = 1e3 * rows_of(steps, options) / ms
     return {
-        "of_rate": float(f"{1e3 * flops / ms / options.rate:.3g}"),
-        # What is kept is written once and read once.
-        "of_bandwidth": float(f"{2e3 * kept / ms / options.bandwidth:.3g}"),
+        "of_rate": float(f"{per_second * flops / options.rate:.3g}"),
+        "of_bandwidth": float(f"{per_second * moved / options.bandwidth:.3g}"),
     }
 
 
-def counted(name: str, width: int) -> dict[str, float]:
-    """Return operations and kept bytes of a pass of one step, and their exponents."""
-    found = [
-        training_cost(made(name, width, steps), torch.randn(1, steps, width)) for steps in COUNTED
-    ]
-    (few, less), (many, more) = found
+def counted(name: str, width: int, steps: int) -> tuple[float, float]:
+    """Return operations of a pass of one sequence, and the bytes that it moves in single precision.
+
+    What looks at values is counted with values at shorter lengths, whose growth it is said to keep.
+    """
+    try:
+        with FakeTensorMode():
+            flops, _ = training_cost(made(name, width, steps), torch.empty(1, steps, width))
+        return flops, training_traffic(partial(made, name, width, steps), (1, steps, width)).moved
+    except DataDependentOutputException:
+        few, many = (with_values(name, width, some) for some in COUNTED)
     apart = math.log(COUNTED[1] / COUNTED[0])
-    grow = math.log(many / few) / apart, math.log(more / less) / apart
-    return {
-        "flops": many / COUNTED[1] ** grow[0],
-        "flops_exponent": grow[0],
-        "bytes": more / COUNTED[1] ** grow[1],
-        "bytes_exponent": grow[1],
-    }
+    further = math.log(steps / COUNTED[1])
+    less, more = (b * (b / a) ** (further / apart) for a, b in zip(few, many, strict=True))
+    return less, more
+
+
+def with_values(name: str, width: int, steps: int) -> tuple[int, int]:
+    """Return operations and moved bytes of a pass of one drawn sequence."""
+    module, x = made(name, width, steps), torch.randn(1, steps, width)
+    return training_cost(module, x)[0], training_traffic(module, x).moved
 
 
 def crossings(found: dict[str, Any], names: list[str], widths: list[int]) -> dict[str, Any]:
@@ -328,14 +334,11 @@ def measure_systems(report: Report, options: argparse.Namespace) -> None:
 
 def measure_shares(report: Report, options: argparse.Namespace) -> None:
     """Set times beside counts, which need no GPU."""
-    times = {k: v for k, v in report.found.get("systems", {}).items() if isinstance(v, dict)}
-    for pair in dict.fromkeys(key.rpartition(" ")[0] for key in times):
-        name, width = pair.split()
-        growth = report.tried("counted", pair, partial(counted, name, int(width)))
-        for key in times if isinstance(growth, dict) else ():
-            if key.rpartition(" ")[0] == pair:
-                work = partial(shares, times[key]["ms"], int(key.split()[-1]), growth, options)
-                report.tried("shares", key, work)
+    for key, found in list(report.found.get("systems", {}).items()):
+        if isinstance(found, dict):
+            name, width, steps = key.split()
+            work = partial(shares, name, int(width), int(steps), found["ms"], options)
+            report.tried("shares", key, work)
 
 
 def main() -> int:
