@@ -124,6 +124,9 @@ def compare(
         Path | None, typer.Option("--html", help="Page to write; else compare.html in --runs.")
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Page for a repository to write.")
+    ] = None,
     runs: Runs = RUNS,
     device: Device = "auto",
 ) -> None:
@@ -149,7 +152,7 @@ def compare(
     page = html or runs / "compare.html"
 
     def write(board: Board) -> None:
-        board.write(page, json)
+        board.write(page, json, markdown)
 
     board = compared(
         what,
@@ -168,7 +171,8 @@ def compare(
     for line in board.notes():
         say(line)
     say(f"page: {page.resolve().as_uri()}")
-    if json is not None:
-        say(f"wrote {json}")
+    for path in (json, markdown):
+        if path is not None:
+            say(f"wrote {path}")
     if board.failed:
         raise typer.Exit(1)

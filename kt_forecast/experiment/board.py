@@ -162,9 +162,19 @@ class Board:
             f"<dl>{means}</dl></body></html>"
         )
 
-    def write(self, page: Path, plain: Path | None = None) -> None:
-        """Write the page, and the JSON where a name is given, each whole or not at all."""
-        for path, text in ((page, self.to_html), (plain, self.to_json)):
+    def to_markdown(self) -> str:
+        """Return what the page says as text for a repository."""
+        lines = ["# Systems compared", "", *(f"- {note}" for note in self.notes()), ""]
+        for title, header, rows in self.tables():
+            lines += [f"## {title}", "", _piped(header), _piped(["---"] * len(header))]
+            lines += [*(_piped(row) for row in rows), ""]
+        lines += [f"- {term}: {what}" for term, what in (MEANS | COLUMNS).items()]
+        return "\n".join(lines) + "\n"
+
+    def write(self, page: Path, plain: Path | None = None, markdown: Path | None = None) -> None:
+        """Write the page, and what else is given a name, each whole or not at all."""
+        texts = (page, self.to_html), (plain, self.to_json), (markdown, self.to_markdown)
+        for path, text in texts:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -175,6 +185,10 @@ class Board:
 def _stored_group(plain: dict[str, Any]) -> Group:
     rows = tuple(Row.read(row) for row in plain["rows"])
     return Group(**plain | {"rows": rows, "key": tuple(plain.get("key", ()))})
+
+
+def _piped(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', 'cell.replace(' | ', chr(92) + ' | ')#124;') for cell in cells)} |"
 
 
 def _over_all(

@@ -1,18 +1,20 @@
 """Steps that each name a few other steps, one by one, and read them.
 
-What is named is copied for the steps that name it, a part of them at a time, and again for the
-backward pass: none of the copies is kept. Which steps are named has no slope.
+What is named is copied for the steps that name it, a part of them at a time, and none of the copies
+is kept. The backward pass needs none: there a step's names are a bag of rows of a table, which is
+summed, and whose slopes are added up, in one operation each. Which steps are named has no slope.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-NUMBERS_AT_ONCE = 2**26
+NUMBERS_AT_ONCE = 2**27
 """Numbers that are copied at a time."""
 
 Asking = Float[Tensor, "batch head time size"]
@@ -37,57 +39,63 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, x: Tensor, place: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(q, x, place)
-        return _products(q, x, place)
+        found = [asking[..., None, :] @ named.mT for asking, named in _parts(q, x, place)]
+        return _joined(found)[..., 0, :]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         q, x, place = ctx.saved_tensors
-        asking, asked, _ = ctx.needs_input_grad
-        to_q = _blended(slope, x, place) if asking else None
-        return to_q, _spread(slope, q, place, x) if asked else None, None
+        to_q, to_x, _ = _slopes(slope, x, place, q, (False, ctx.needs_input_grad[1]))
+        return to_q, to_x, None
 
 
 class _Blended(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, x: Tensor, place: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(weight, x, place)
-        return _blended(weight, x, place)
+        found = [some[..., None, :] @ named for some, named in _parts(weight, x, place)]
+        return _joined(found)[..., 0, :]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         weight, x, place = ctx.saved_tensors
-        weighing, asked, _ = ctx.needs_input_grad
-        to_weight = _products(slope, x, place) if weighing else None
-        return to_weight, _spread(weight, slope, place, x) if asked else None, None
+        asking, asked, _ = ctx.needs_input_grad
+        _, to_x, to_weight = _slopes(weight, x, place, slope, (asking, asked))
+        return to_weight, to_x, None
 
 
-def _products(q: Tensor, x: Tensor, place: Tensor) -> Tensor:
-    parts = _parts(x, q, place)
-    return _joined([_picked(x, named).mul_(some[:, :, :, None]).sum(-1) for some, named in parts])
+def _slopes(
+    weight: Tensor, x: Tensor, place: Tensor, slope: Tensor, needed: tuple[bool, bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the blended vectors, and the slopes of what they are blended by and of.
+
+    Args:
+        weight: of each vector that a step names.
+        x: the vectors.
+        place: of those that each step names.
+        slope: of what is blended.
+        needed: whether the slopes of ``weight`` are, and those of ``x``.
+    """
+    table, by = x.reshape(-1, x.shape[3]), weight.reshape(-1, weight.shape[3])
+    by, table = by.detach().requires_grad_(needed[0]), table.detach().requires_grad_(needed[1])
+    with torch.enable_grad():
+        bags = _rows(x, place).expand(weight.shape).reshape(by.shape)
+        found = F.embedding_bag(bags, table, per_sample_weights=by, mode="sum")
+    wanted = [t for t in (table, by) if t.requires_grad]
+    given = iter(torch.autograd.grad(found, wanted, slope.reshape(found.shape)) if wanted else ())
+    to_x = next(given).view(x.shape) if needed[1] else None
+    to_weight = next(given).view(weight.shape) if needed[0] else None
+    return found.detach().view(*weight.shape[:3], -1), to_x, to_weight
 
 
-def _blended(weight: Tensor, x: Tensor, place: Tensor) -> Tensor:
-    parts = _parts(x, weight, place)
-    return _joined([_picked(x, named).mul_(some[..., None]).sum(3) for some, named in parts])
-
-
-def _spread(weight: Tensor, q: Tensor, place: Tensor, x: Tensor) -> Tensor:
-    """Return, for each that is named, the sum of the vectors of those that name it."""
-    total = torch.zeros_like(x)
-
-    for of_some, vectors, named in _parts(x, weight, q, place):
-        given = of_some[..., None] * vectors[:, :, :, None]
-        total.scatter_add_(2, _rows(x, named), given.flatten(2, 3))
-    return total
-
-
-def _parts(x: Tensor, *of_steps: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield as many steps at a time as keeps to `NUMBERS_AT_ONCE`; what they name comes last."""
-    each = x.shape[0] * x.shape[1] * x.shape[3] * of_steps[-1].shape[3]
+def _parts(of_steps: Tensor, x: Tensor, place: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield as many steps at a time as keeps to `NUMBERS_AT_ONCE`, and what they name."""
+    each = x.shape[0] * x.shape[1] * x.shape[3] * place.shape[3]
     steps = max(NUMBERS_AT_ONCE // max(each, 1), 1)
-    yield from zip(*(t.split(steps, 2) for t in of_steps), strict=True)
+    for some, named in zip(of_steps.split(steps, 2), place.split(steps, 2), strict=True):
+        yield some, _picked(x, named)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -96,8 +104,14 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 def _picked(x: Tensor, place: Tensor) -> Tensor:
     """Return what stands at the places that each step names."""
-    return x.gather(2, _rows(x, place)).unflatten(2, place.shape[2:])
+    if place.shape[:2] == (1, 1):
+        return x.index_select(2, place.flatten()).unflatten(2, place.shape[2:])
+    rows = _rows(x, place)
+    return x.reshape(-1, x.shape[3]).index_select(0, rows.flatten()).view(*rows.shape, -1)
 
 
 def _rows(x: Tensor, place: Tensor) -> Tensor:
-    return place.flatten(2)[..., None].expand(*x.shape[:2], -1, x.shape[3])
+    """Return where places stand if the slots of all batches and heads are one table."""
+    batch, heads, slots, _ = x.shape
+    begin = torch.arange(batch * heads, device=x.device).view(batch, heads, 1, 1) * slots
+    return begin + place

@@ -6,11 +6,13 @@ carried: work and memory grow with the number of steps, and a single step needs 
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 CHUNK = 64
 """Steps compared pair by pair."""
+COMPARED = 16
+"""Chunks of a softmax compared pair by pair."""
 NOTHING = -1e30
 """A logit of what is not there: finite, so that the difference of two of them is a number."""
 
@@ -42,63 +44,72 @@ def running_sums(
         return y.flatten(2, 3)[:, :, :steps], sums[:, :, -1]
 
 
-def running_softmax(
-    logits: Float[Tensor, "batch head time point"],
-    value: Float[Tensor, "batch head time size"],
-    read: Float[Tensor, "batch head point size"],
+def softmax_before(
+    logits: Float[Tensor, "batch head chunk size point"],
+    value: Float[Tensor, "batch head chunk size value"],
+    read: Float[Tensor, "batch head point value"],
     mass: Float[Tensor, "batch head point"],
-    real: Bool[Tensor, "batch time"] | None = None,
-    *,
-    chunk: int | None = None,
 ) -> tuple[
-    Float[Tensor, "batch head time point size"],
-    Float[Tensor, "batch head point size"],
+    Float[Tensor, "batch head chunk point value"],
+    Float[Tensor, "batch head chunk point"],
+    Float[Tensor, "batch head point value"],
     Float[Tensor, "batch head point"],
 ]:
-    """Return what queries that stay the same read of the values up to each step, and at the end.
+    """Return what queries that stay the same read of all steps before each chunk, and at the end.
 
-    Steps are compared pair by pair within chunks, and so are chunks: hand over about as many chunks
-    at a time as a chunk has steps. Every exponent is at most zero, and no step's is taken relative
-    to a later one.
+    Chunks are compared pair by pair where they are few. Many are put together to larger chunks, and
+    what stands before those is found in the same way. Every exponent is at most zero, and nothing
+    is taken relative to a later step.
 
     Args:
-        logits: of every step for each query.
-        value: of every step.
+        logits: of every step for each query; `NOTHING` where there is no step.
+        value: of every step; zero where there is no step.
         read: what the queries read of the steps before.
         mass: logarithm of the sum of the exponentials of those steps' logits; `NOTHING` for none.
-        real: where there is a step; None for everywhere.
-        chunk: steps compared pair by pair; all by default.
 
     Returns:
-        What is read at each step; and ``read`` and ``mass`` after the last.
+        What was read before each chunk, and its mass; both after the last chunk.
     """
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    logits, value, read, mass = (x.to(dtype) for x in (logits, value, read, mass))
-    with torch.autocast(logits.device.type, enabled=False):
-        if real is not None:
-            logits = logits.masked_fill(~real[:, None, :, None], NOTHING)
-            value = value * real[:, None, :, None]
-        steps, points = logits.shape[2:]
-        size = min(chunk or steps, steps)
-        missing = -steps % size
-        each = F.pad(logits, (0, 0, 0, missing), value=NOTHING).unflatten(2, (-1, size)).mT
-        value = F.pad(value, (0, 0, 0, missing)).unflatten(2, (-1, size))
-        # What stands before each chunk, and after the last: what was carried, and chunks as wholes.
-        wholes = torch.cat([mass[:, :, None], each.logsumexp(-1)], 2).mT[..., None, :]
-        totals = torch.cat([read[:, :, None], each.softmax(-1) @ value], 2).transpose(2, 3)
-        wholes = wholes.masked_fill(~_past(wholes), -torch.inf)
-        reads_before, before = wholes.softmax(-1) @ totals, wholes.logsumexp(-1)
-        read, mass = reads_before[:, :, :, -1], before[..., -1]
-        carried = before[..., :-1].mT[..., None, None].expand(*each.shape, 1)
-        each = each[..., None, :]
-        weight = torch.cat([carried, each.masked_fill(~_past(each), -torch.inf)], -1).softmax(-1)
-        own = weight.flatten(3, 4) @ F.pad(value, (0, 0, 1, 0))
-        earlier = reads_before[:, :, :, :-1].transpose(2, 3)[..., None, :]
-        reads = weight[..., :1] * earlier + own.unflatten(3, (points, size))
-        return reads.transpose(3, 4).flatten(2, 3)[:, :, :steps], read, mass
+    return _before(logits.logsumexp(3), logits.softmax(3).mT @ value, read, mass)
 
 
-def _past(x: Tensor) -> Tensor:
+def _before(
+    wholes: Float[Tensor, "batch head chunk point"],
+    totals: Float[Tensor, "batch head chunk point value"],
+    read: Float[Tensor, "batch head point value"],
+    mass: Float[Tensor, "batch head point"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what stands before each chunk and after the last, from what each is as a whole."""
+    chunks = wholes.shape[2]
+    if chunks <= COMPARED:
+        return _compared(wholes, totals, read, mass)
+    missing = -chunks % COMPARED
+    logits = F.pad(wholes, (0, 0, 0, missing), value=NOTHING).unflatten(2, (-1, COMPARED))
+    parts = F.pad(totals, (0, 0, 0, 0, 0, missing)).unflatten(2, (-1, COMPARED))
+    larger = (logits.softmax(3)[..., None] * parts).sum(3)
+    reads, masses, read, mass = _before(logits.logsumexp(3), larger, read, mass)
+    own = (x.transpose(1, 2).flatten(0, 1) for x in (logits, parts, reads, masses))
+    earlier, before, *_ = _compared(*own)
+    batch, _, groups = logits.shape[:3]
+    earlier, before = (
+        x.unflatten(0, (batch, groups)).transpose(1, 2).flatten(2, 3)[:, :, :chunks]
+        for x in (earlier, before)
+    )
+    return earlier, before, read, mass
+
+
+def _compared(
+    wholes: Tensor, totals: Tensor, read: Tensor, mass: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Do so pair by pair."""
+    wholes = torch.cat([mass[:, :, None], wholes], 2).mT[..., None, :]
+    totals = torch.cat([read[:, :, None], totals], 2).transpose(2, 3)
+    wholes = wholes.masked_fill(~past(wholes), -torch.inf)
+    reads, masses = (wholes.softmax(-1) @ totals).transpose(2, 3), wholes.logsumexp(-1).mT
+    return reads[:, :, :-1], masses[:, :, :-1], reads[:, :, -1], masses[:, :, -1]
+
+
+def past(x: Tensor) -> Tensor:
     """Return which of the entries of the last axis do not stand after each one."""
     return torch.ones(x.shape[-1], x.shape[-1], dtype=torch.bool, device=x.device).tril()
 

@@ -18,23 +18,26 @@ Departures from the paper:
     - what a step reads may be dropped while training.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.running import CHUNK, NOTHING, running_softmax
+from kt_forecast.nn.running import NOTHING, past, softmax_before
 from kt_forecast.nn.stack import Stack
 from kt_forecast.nn.streams import Span
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
 
-NUMBERS_AT_ONCE = 2**25
+CHUNK = 16
+"""Steps compared pair by pair."""
+NUMBERS_AT_ONCE = 2**27
 """Numbers of points of steps that are written out at a time."""
 
 
@@ -128,24 +131,15 @@ class InducedLayer(nn.Module):
         """Return each step after reading its points, and the points after the last step."""
         real = None if span.whole else span.real
         if self.published:
-            logits, value = self._told(x)
-            if real is not None:
-                logits = logits.masked_fill(~real[:, None, :, None], NOTHING)
-            return self._given(x, (logits.softmax(2).mT @ value)[:, :, None]), state
+            return self._given_all(x, real), state
         read, mass = state.read, state.mass
         mass = mass.masked_fill((span.before == 0)[:, None, None], NOTHING)
-        # Chunks are compared pair by pair too, and no more at once than there are steps in one.
-        chunks = NUMBERS_AT_ONCE // (len(x) * self.points.numel() * self.chunk)
-        some = self.chunk * min(max(chunks, 1), self.chunk)
+        some = max(NUMBERS_AT_ONCE // (len(x) * self.points.numel() * self.chunk), 1) * self.chunk
         parts = x.split(some, 1)
         marks = [None] * len(parts) if real is None else real.split(some, 1)
         pieces = []
         for steps, mark in zip(parts, marks, strict=True):
-            if torch.is_grad_enabled() and span.length > self.chunk:
-                args = (steps, read, mass, mark)
-                y, read, mass = checkpoint(self._piece, *args, use_reentrant=False)
-            else:
-                y, read, mass = self._piece(steps, read, mass, mark)
+            y, read, mass = self._piece(steps, read, mass, mark)
             pieces.append(y)
         nothing = (span.before + span.count == 0)[:, None, None]
         y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
@@ -155,33 +149,287 @@ class InducedLayer(nn.Module):
         self, x: Tensor, read: Tensor, mass: Tensor, real: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Do some chunks of steps, whose points are all written out."""
-        told = self._told(x)
-        reads, read, mass = running_softmax(*told, read, mass, real, chunk=self.chunk)
-        return self._given(x, reads), read, mass
+        batch, steps = x.shape[:2]
+        size = min(self.chunk, steps)
+        missing = -steps % size
+        if missing:
+            real = x.new_ones(x.shape[:2], dtype=torch.bool) if real is None else real
+            x, real = F.pad(x, (0, 0, 0, missing)), F.pad(real, (0, missing))
+        logits, value = self._told(x)
+        if real is not None:
+            logits = logits.masked_fill(~real[..., None, None], NOTHING)
+            value = value.masked_fill(~real[..., None, None], 0.0)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        each, of_each = (a.unflatten(1, (-1, size)) for a in (logits.to(dtype), value))
+        with torch.autocast(x.device.type, enabled=False):
+            earlier, carried, read, mass = softmax_before(
+                each.permute(0, 3, 1, 2, 4),
+                of_each.to(dtype).permute(0, 3, 1, 2, 4),
+                read.to(dtype),
+                mass.to(dtype),
+            )
+        y = self._given(x, each, of_each, carried, earlier)
+        return y[:, :steps], read, mass
 
     def _told(
         self, x: Float[Tensor, "batch time width"]
-    ) -> tuple[Float[Tensor, "batch head time point"], Float[Tensor, "batch head time size"]]:
+    ) -> tuple[Float[Tensor, "batch time head point"], Float[Tensor, "batch time head size"]]:
         """Return the logits of steps for each point, and their values."""
         block = self.gather
-        key, value = (block.split(part).transpose(1, 2) for part in block.key_value(x).chunk(2, -1))
-        asked = block.split(block.query(self.points)).transpose(0, 1)
-        return key @ asked.mT * block.scale, value
+        to_key, to_value = block.key_value.weight.chunk(2)
+        of_key, of_value = block.key_value.bias.chunk(2)
+        asked = block.split(block.query(self.points)).transpose(0, 1) * block.scale
+        # The key map is applied to what few points ask instead of to all steps.
+        seen = asked @ block.split(to_key.mT).permute(1, 2, 0).to(asked.dtype)
+        known = asked @ of_key.unflatten(0, (block.heads, -1))[..., None].to(asked.dtype)
+        logits = F.linear(x, seen.flatten(0, 1), known.flatten())
+        return logits.unflatten(-1, asked.shape[:2]), block.split(F.linear(x, to_value, of_value))
 
     def _given(
         self,
         x: Float[Tensor, "batch time width"],
-        reads: Float[Tensor, "batch head some point size"],
+        each: Float[Tensor, "batch chunk size head point"],
+        value: Float[Tensor, "batch chunk size head part"],
+        carried: Float[Tensor, "batch head chunk point"],
+        earlier: Float[Tensor, "batch head chunk point part"],
     ) -> Float[Tensor, "batch time width"]:
-        """Let each step read the points: its own ones, or the same for all."""
+        """Let each step read its own points."""
         gather, give = self.gather, self.give
-        gathered = reads.permute(0, 2, 3, 1, 4).flatten(3).to(x.dtype)
-        points = gather.completed(gather.query(self.points), gathered)
-        parts = give.key_value(points).chunk(2, -1)
-        key, value = (give.split(part).transpose(2, 3) for part in parts)
         asked = give.query(x)
-        weight = (give.split(asked)[..., None, :] @ key.mT * give.scale).softmax(-1)
-        return give.completed(asked, self.dropout((weight @ value).flatten(2)))
+        to_key, to_value = give.key_value.weight.chunk(2)
+        bias = give.key_value.bias.chunk(2)[1]
+        first, second = gather.norms
+        if isinstance(second, nn.LayerNorm):
+            # Weights sum to one, so that what all points share is added to what is read.
+            bias = bias + to_value @ second.bias
+            to_key, to_value = to_key * second.weight, to_value * second.weight
+        # Keys and values are maps of points: a step asks, and is answered, in terms of points.
+        to_key, to_value = (
+            a.unflatten(0, (give.heads, -1)).to(asked.dtype) for a in (to_key, to_value)
+        )
+        looked = give.split(asked * give.scale).flatten(0, 1).transpose(0, 1) @ to_key
+        read = _Reading.apply(
+            each.permute(0, 1, 4, 3, 2).flatten(0, 1),
+            value.flatten(0, 1),
+            carried.permute(0, 2, 3, 1).flatten(0, 1),
+            earlier.permute(0, 2, 3, 1, 4).flatten(0, 1),
+            gather.split(gather.query(self.points)),
+            looked.transpose(0, 1),
+            first.weight if isinstance(first, nn.LayerNorm) else None,
+            first.bias if isinstance(first, nn.LayerNorm) else None,
+            gather.feed.weight,
+            gather.feed.bias,
+            first.eps if isinstance(first, nn.LayerNorm) else 0.0,
+        )
+        read = (read.transpose(0, 1) @ to_value.mT).transpose(0, 1).reshape(asked.shape)
+        return give.completed(asked, self.dropout(read + bias.to(read.dtype)))
+
+    def _given_all(
+        self, x: Float[Tensor, "batch time width"], real: Tensor | None
+    ) -> Float[Tensor, "batch time width"]:
+        """Let all steps read the same points, which read all steps."""
+        gather, give = self.gather, self.give
+        logits, value = self._told(x)
+        if real is not None:
+            logits = logits.masked_fill(~real[..., None, None], NOTHING)
+        gathered = logits.softmax(1).permute(0, 2, 3, 1) @ value.transpose(1, 2)
+        points = gather.completed(gather.query(self.points), gathered.transpose(1, 2).flatten(2))
+        key, value = (
+            give.split(part).transpose(1, 2) for part in give.key_value(points).chunk(2, -1)
+        )
+        asked = give.query(x)
+        weight = (give.split(asked).transpose(1, 2) @ key.mT * give.scale).softmax(-1)
+        return give.completed(asked, self.dropout((weight @ value).transpose(1, 2).flatten(2)))
+
+
+@dataclass
+class _Points:
+    """The points of some chunks, as they come to be."""
+
+    weight: Float[Tensor, "chunk point time head earlier"]
+    share: Float[Tensor, "chunk point time head"]
+    room: Float[Tensor, "chunk rows width"]
+    summed: Float[Tensor, "chunk point time width"]
+    of_summed: tuple[Tensor, ...]
+    normed: Float[Tensor, "chunk point time width"]
+    fed: Float[Tensor, "chunk point time width"]
+    completed: Float[Tensor, "chunk time point width"]
+    of_completed: tuple[Tensor, ...]
+    points: Float[Tensor, "chunk time point width"]
+
+
+def _made(
+    each: Float[Tensor, "chunk point head time"],
+    value: Float[Tensor, "chunk time head size"],
+    carried: Float[Tensor, "chunk point head"],
+    earlier: Float[Tensor, "chunk point head size"],
+    asked: Float[Tensor, "point head size"],
+    gain: Float[Tensor, " width"] | None,
+    shift: Float[Tensor, " width"] | None,
+    feed: Float[Tensor, "width width"],
+    bias: Float[Tensor, " width"],
+    eps: float,
+) -> _Points:
+    """Return the points of every step; all steps of a chunk are weighed pair by pair."""
+    dtype = value.dtype
+    total = torch.logaddexp(carried[..., None], each.logcumsumexp(-1)).mT
+    weight = each[:, :, None] - total[..., None]
+    weight = weight.masked_fill_(~past(each)[:, None], -torch.inf).exp_().to(dtype)
+    share = (carried[:, :, None] - total).exp().to(dtype)
+    room = _apart(value.transpose(1, 2)).flatten(1, 2)
+    summed = torch.addcmul(asked[:, None], share[..., None], earlier.to(dtype)[:, :, None])
+    shape = *summed.shape[:3], room.shape[-1]
+    summed = summed.reshape(shape[0], -1, shape[-1])
+    summed = summed.baddbmm_(weight.flatten(3).flatten(1, 2), room).view(shape)
+    normed, *of_summed = _normal(summed, gain, shift, eps)
+    fed = torch.addmm(bias.to(dtype), normed.flatten(0, 2), feed.to(dtype).mT)
+    fed = fed.relu_().view(shape)
+    completed = (fed + normed).transpose(1, 2).contiguous()
+    points, *of_completed = _normal(completed, None, None, eps)
+    return _Points(
+        weight,
+        share,
+        room,
+        summed,
+        tuple(of_summed),
+        normed,
+        fed,
+        completed,
+        tuple(of_completed),
+        points,
+    )
+
+
+def _normal(x: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float) -> tuple[Tensor, ...]:
+    """Return vectors normalised, and by what; as they are where there is no epsilon."""
+    if not eps:
+        return (x,)
+    own = (None if a is None else a.to(x.dtype) for a in (gain, shift))
+    return torch.native_layer_norm(x, x.shape[-1:], *own, eps)
+
+
+def _apart(x: Float[Tensor, "batch head some size"]) -> Float[Tensor, "batch head some width"]:
+    """Return each head's numbers where they stand among those of all heads, beside zeros."""
+    one = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    return (x[..., None, :] * one[:, None, :, None]).flatten(3)
+
+
+def _together(x: Float[Tensor, "batch head some width"]) -> Float[Tensor, "batch head some size"]:
+    """Return of each head's row the head's own numbers."""
+    return x.unflatten(-1, (x.shape[1], -1)).diagonal(0, 1, 3).movedim(-1, 1)
+
+
+class _Reading(torch.autograd.Function):
+    """What steps read of their points, for each head; points are formed again for the slopes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        each: Tensor,
+        value: Tensor,
+        carried: Tensor,
+        earlier: Tensor,
+        asked: Tensor,
+        looked: Tensor,
+        gain: Tensor | None,
+        shift: Tensor | None,
+        feed: Tensor,
+        bias: Tensor,
+        eps: float,
+    ) -> Tensor:
+        given = each, value, carried, earlier, asked, gain, shift, feed, bias
+        with torch.autocast(value.device.type, enabled=False):
+            points = _made(*given, eps).points.flatten(0, 1)
+            weight = (looked @ points.mT).softmax(-1)
+            ctx.eps = eps
+            ctx.save_for_backward(*given, looked, weight)
+            return weight @ points
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        *given, looked, weight = ctx.saved_tensors
+        with torch.autocast(slope.device.type, enabled=False):
+            made = _made(*given, ctx.eps)
+            to_looked, to_completed = _to_points(made, slope, looked, weight)
+            to_feed, to_bias, to_summed, to_gain, to_shift = _to_summed(made, to_completed, given)
+            to_each, to_value, to_carried, to_earlier, to_asked = _to_steps(made, to_summed, given)
+        return (
+            to_each,
+            to_value,
+            to_carried,
+            to_earlier,
+            to_asked,
+            to_looked,
+            to_gain,
+            to_shift,
+            to_feed,
+            to_bias,
+            None,
+        )
+
+
+def _to_points(
+    made: _Points, slope: Tensor, looked: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the slopes of what steps ask, and of points before they are normalised."""
+    points = made.points.flatten(0, 1)
+    to_weight = slope @ points.mT
+    to_logits = torch.ops.aten._softmax_backward_data(to_weight, weight, -1, weight.dtype)  # noqa: SLF001
+    both = torch.cat([weight, to_logits], 1).mT
+    to_points = (both @ torch.cat([slope, looked], 1)).view_as(made.points)
+    to_completed = to_points
+    if made.of_completed:
+        to_completed = torch.ops.aten.native_layer_norm_backward(
+            to_points,
+            made.completed,
+            made.completed.shape[-1:],
+            *made.of_completed,
+            None,
+            None,
+            [True, False, False],
+        )[0]
+    return to_logits @ points, to_completed.transpose(1, 2)
+
+
+def _to_summed(
+    made: _Points, slope: Tensor, given: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Return the slopes of the feed-forward network, of what was gathered, and of its norm."""
+    *_, gain, shift, feed, bias = given
+    dtype = slope.dtype
+    to_fed = torch.ops.aten.threshold_backward(slope, made.fed, 0).flatten(0, 2)
+    to_feed, to_bias = to_fed.mT @ made.normed.flatten(0, 2), to_fed.sum(0)
+    to_normed = (to_fed @ feed.to(dtype)).view_as(made.normed).add_(slope)
+    if not made.of_summed:
+        return to_feed, to_bias, to_normed, None, None
+    own = (a.to(dtype) for a in (gain, shift))
+    found = torch.ops.aten.native_layer_norm_backward(
+        to_normed, made.summed, gain.shape, *made.of_summed, *own, [True, True, True]
+    )
+    return to_feed, to_bias, *found
+
+
+def _to_steps(made: _Points, slope: Tensor, given: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Return the slopes of logits and values of steps, of what was carried, and of queries."""
+    each, _, _, earlier, asked = given[:5]
+    chunks, points, steps = slope.shape[:3]
+    rows = slope.flatten(1, 2)
+    weight, share = made.weight, made.share
+    to_room = weight.flatten(3).flatten(1, 2).mT @ rows
+    to_value = _together(to_room.unflatten(1, (-1, steps))).transpose(1, 2)
+    to_weight = (rows @ made.room.mT).view_as(weight).to(each.dtype).mul_(weight)
+    own = slope.flatten(0, 1)
+    shares = F.pad(share, (0, 1), value=1.0).flatten(0, 1)
+    found = (shares.mT @ own).unflatten(0, (chunks, points))
+    to_asked = found[:, :, -1].sum(0).view_as(asked)
+    to_earlier = _together(found[:, :, :-1, None].flatten(0, 1)).view_as(earlier)
+    before = _apart(earlier.to(slope.dtype).flatten(0, 1)[:, :, None]).flatten(1, 2)
+    to_share = (own @ before.mT).view_as(share).to(each.dtype).mul_(share)
+    total = to_weight.sum(-1).add_(to_share)
+    to_each = to_weight.addcmul_(weight, total[..., None], value=-1).sum(2)
+    to_carried = to_share.addcmul_(share, total, value=-1).sum(2)
+    return to_each, to_value, to_carried, to_earlier.to(earlier.dtype), to_asked
 
 
 def build(config: SetTransformerConfig) -> Stack:

@@ -13,7 +13,7 @@ from reference.sparse_cases import (
 )
 
 from kt_forecast import zoo
-from kt_forecast.nn.running import NOTHING, running_softmax
+from kt_forecast.nn.running import COMPARED, NOTHING, softmax_before
 from kt_forecast.nn.streams import Span
 from kt_forecast.zoo.set_transformer import InducedLayer
 
@@ -94,32 +94,41 @@ def test_points_pool_the_past_whatever_its_order():
     torch.testing.assert_close(read(module, other)[:, -1], read(module, x)[:, -1], **CLOSE)
 
 
-@pytest.mark.parametrize("inner", [None, 1, 3])
-@pytest.mark.parametrize("chunk", [1, 5, STEPS])
-def test_a_running_softmax_is_a_softmax_of_every_prefix(chunk, inner):
-    logits, value = 30 * noise(2, 2, STEPS, 3), noise(2, 2, STEPS, 4, seed=2)
+@pytest.mark.parametrize("chunks", [1, 3, COMPARED, COMPARED + 1, COMPARED**2 + 3])
+def test_what_stands_before_a_chunk_is_a_softmax_of_its_past(chunks):
+    logits, value = 30 * noise(2, 2, chunks, 2, 3), noise(2, 2, chunks, 2, 4, seed=2)
     read_, mass = torch.zeros(2, 2, 3, 4).double(), torch.full((2, 2, 3), NOTHING).double()
-    for low in range(0, STEPS, chunk):
-        part = slice(low, low + chunk)
-        told = logits[:, :, part], value[:, :, part]
-        reads, read_, mass = running_softmax(*told, read_, mass, chunk=inner)
-        for t in range(reads.shape[2]):
-            weight = logits[:, :, : low + t + 1].softmax(2)
-            torch.testing.assert_close(
-                reads[:, :, t], weight.mT @ value[:, :, : low + t + 1], **CLOSE
-            )
-    torch.testing.assert_close(mass, logits.logsumexp(2), **CLOSE)
+    first = softmax_before(logits[:, :, :1], value[:, :, :1], read_, mass)
+    *_, read_, mass = first
+    reads, masses, read_, mass = softmax_before(logits[:, :, 1:], value[:, :, 1:], read_, mass)
+    reads, masses = (torch.cat([a, b], 2) for a, b in zip(first, (reads, masses), strict=False))
+    for k in range(1, chunks):
+        told, given = logits[:, :, :k].flatten(2, 3), value[:, :, :k].flatten(2, 3)
+        torch.testing.assert_close(reads[:, :, k], told.softmax(2).mT @ given, **CLOSE)
+        torch.testing.assert_close(masses[:, :, k], told.logsumexp(2), **CLOSE)
+    told, given = logits.flatten(2, 3), value.flatten(2, 3)
+    torch.testing.assert_close(read_, told.softmax(2).mT @ given, **CLOSE)
+    torch.testing.assert_close(mass, told.logsumexp(2), **CLOSE)
 
 
-@pytest.mark.parametrize("chunk", [None, 2])
-def test_a_later_logit_however_large_hides_no_earlier_step(chunk):
-    logits, value = noise(1, 1, 6, 2).float(), noise(1, 1, 6, 4, seed=2).float()
+@pytest.mark.parametrize("chunks", [2, COMPARED + 2])
+def test_a_later_logit_however_large_hides_no_earlier_chunk(chunks):
+    logits, value = noise(1, 1, chunks, 3, 2).float(), noise(1, 1, chunks, 3, 4, seed=2).float()
     empty = torch.zeros(1, 1, 2, 4), torch.full((1, 1, 2), NOTHING)
-    calm = running_softmax(logits, value, *empty, chunk=chunk)[0]
-    logits[:, :, -1] = 1e4
-    loud = running_softmax(logits, value, *empty, chunk=chunk)[0]
-    assert torch.equal(loud[:, :, :-1], calm[:, :, :-1])
-    torch.testing.assert_close(loud[:, :, -1], value[:, :, -1:].expand(-1, -1, 2, -1))
+    calm = softmax_before(logits, value, *empty)[0]
+    logits[:, :, -1, -1] = 1e4
+    loud = softmax_before(logits, value, *empty)
+    assert torch.equal(loud[0], calm)
+    torch.testing.assert_close(loud[2], value[:, :, -1, -1:].expand(-1, -1, 2, -1))
+
+
+@pytest.mark.parametrize("chunk", [2, 64])
+def test_a_later_step_however_loud_hides_no_earlier_one(chunk):
+    module, x = layer(chunk=chunk), noise(1, 7, WIDTH)
+    calm = read(module, x)
+    loud = read(module, torch.cat([x[:, :-1], 1e5 * x[:, -1:]], 1))
+    torch.testing.assert_close(loud[:, :-1], calm[:, :-1], **CLOSE)
+    assert loud.isfinite().all()
 
 
 def test_the_auditor_finds_the_published_points_and_the_tasks_refuse_them():

@@ -221,6 +221,8 @@ def test_standings_rank_the_fair_and_complete_first():
     assert rows[3][0] == "leaky LEAKS"
     assert "lost is missing, demo: it broke" in list(board.notes())
     assert "it broke" in board.to_html()
+    assert "\n| a | 1.50 | 0.6250 | 0.7500 (1) | 0.5000 (2=) |\n" in board.to_markdown()
+    assert "- lost is missing, demo: it broke\n" in board.to_markdown()
     assert Board((first,)).standings() == ()
     assert len(Board((first,)).tables()) == 1
     errors = Group("e", "mse", True, "run-of-b", (rowed("b", 0.1), rowed("a", 0.2, p=0.9)), "y")
