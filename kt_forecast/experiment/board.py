@@ -188,7 +188,8 @@ def _stored_group(plain: dict[str, Any]) -> Group:
 
 
 def _piped(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', 'cell.replace(' | ', chr(92) + ' | ')#124;') for cell in cells)} |"
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _over_all(
