@@ -39,7 +39,7 @@ def decayed(
             exponentiated both ways, so it must be small.
         chunk: steps compared pair by pair; changes cost, and results by rounding only.
     """
-    fast = None if fading is not None else kernels.for_decayed(key, value, log_decay)
+    fast = None if fading is not None else kernels.for_decayed(key, value)
     if fast is not None:
         return fast(query, key, value, log_decay, state)
     dtype = torch.promote_types(value.dtype, torch.float32)

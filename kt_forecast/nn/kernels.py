@@ -56,7 +56,7 @@ def without_cudnn_attention() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(before)
 
 
-def for_decayed(key: Tensor, value: Tensor, log_decay: Tensor) -> Recurrence | None:
+def for_decayed(key: Tensor, value: Tensor) -> Recurrence | None:
     """Return what runs `kt_forecast.nn.decayed.decayed` faster for such tensors, if anything does.
 
     Products of fla's kernels are rounded to fewer digits than single precision has, so they run

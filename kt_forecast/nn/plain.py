@@ -4,7 +4,7 @@ Where steps are sorted into blocks, the place of a step depends on how many step
 in that order, later ones too. That what is read does not, is because each step is read where it
 was put, and no rule for single operations says so. A module of that kind has a slow form beside
 the fast one, which compares each step with every other and masks what is later: an audit follows
-it, and compares the two.
+it, and compares the two. Kernels of a GPU are no operations at all; plain ones stand for them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from kt_forecast.nn import kernels
 from kt_forecast.nn.streams import Span
 
 
@@ -34,7 +35,7 @@ class Slowly:
 
 @contextmanager
 def plainly(model: nn.Module) -> Iterator[None]:
-    """Let a model run in the slow forms that its modules have."""
+    """Let a model run in the slow forms that its modules have, and without kernels."""
     changed: list[tuple[nn.Module, str]] = []
     try:
         for module in model.modules():
@@ -42,7 +43,8 @@ def plainly(model: nn.Module) -> Iterator[None]:
             for fast, slow in named.forms.items() if isinstance(named, Slowly) else ():
                 module.__dict__[fast] = getattr(module, slow)
                 changed.append((module, fast))
-        yield
+        with kernels.only():
+            yield
     finally:
         for module, fast in changed:
             del module.__dict__[fast]

@@ -23,6 +23,8 @@ Departures from the paper:
     - two layers by default; attention weights are never dropped.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +34,8 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from kt_forecast.config import Range, tunable
-from kt_forecast.nn.attention import Rotary, turned
-from kt_forecast.nn.heads import OfHeads, joined
+from kt_forecast.nn.attention import Rotary
+from kt_forecast.nn.heads import Heads, OfHeads
 from kt_forecast.nn.learning import LearningStack
 from kt_forecast.nn.picked import NUMBERS_AT_ONCE, blended, products
 from kt_forecast.nn.stack import MixingLayer
@@ -110,7 +112,7 @@ class DynamicSparseState(State):
     codes: Float[Tensor, "batch head slot code"]
 
 
-class PredictedAttention(nn.Module):
+class PredictedAttention(Heads):
     """Attention to the steps of highest prediction; see `kt_forecast.nn.stack.Mixing`.
 
     Attributes:
@@ -124,16 +126,12 @@ class PredictedAttention(nn.Module):
     strides: Tensor
 
     def __init__(self, config: DynamicSparseConfig) -> None:
-        super().__init__()
-        self.heads, self.size = config.heads, config.width // config.heads
-        self.kept, self.samples, self.published = config.kept, config.samples, config.published
+        super().__init__(config.width, config.heads)
+        self.most, self.samples, self.published = config.kept, config.samples, config.published
         self.weight, self.levels = config.prediction, 2 ** (config.bits - 1) - 1
-        self.query = nn.Linear(config.width, config.width)
-        self.key_value = nn.Linear(config.width, 2 * config.width)
-        self.out = nn.Linear(config.width, config.width)
         self.code_query = nn.Linear(config.codes, config.heads * config.codes, bias=False)
         self.code_key = nn.Linear(config.codes, config.heads * config.codes, bias=False)
-        self.rotary, self.turned = Rotary(self.size), Rotary(config.codes)
+        self.turned = Rotary(config.codes)
         self.register_buffer("projection", projected(config.width, config.codes))
         # The multiples of an irrational share fill what there is evenly (Weyl 1916).
         share = ((torch.arange(config.samples) + 1).double() * GOLDEN).frac()
@@ -149,20 +147,22 @@ class PredictedAttention(nn.Module):
         self, x: Float[Tensor, "batch time width"], state: DynamicSparseState, span: Span
     ) -> tuple[Float[Tensor, "batch time width"], DynamicSparseState]:
         """Return what each step read, and what is kept after the last."""
-        angles = self.rotary.angles(span.places, x.dtype)
-        k, v = (self._split(half) for half in self.key_value(x).chunk(2, -1))
-        keys = appended(state.keys, turned(k, angles), span)
-        values = appended(state.values, v, span)
-        q = turned(self._split(self.query(x)), angles).to(keys.dtype)
+        q, k, v = self.mapped(x, span)
+        keys, values = appended(state.keys, k, span), appended(state.values, v, span)
         asking, told = self.coded(x, span).chunk(2, 1)
         codes = appended(state.codes, told, span)
-        chosen, past = self.highest(asking, codes, span)
-        logits = products(q, keys, chosen) * self.size**-0.5
-        weight = logits.masked_fill(~past, torch.finfo(q.dtype).min).softmax(-1)
-        read = blended(weight * past if self.published else weight, values, chosen)
+        # What is kept may have more digits than what comes; it is read in as many.
+        read_keys, read_values, read_codes = (
+            kept.to(new.dtype) for kept, new in ((keys, k), (values, v), (codes, told))
+        )
+        chosen, past = self.highest(asking, read_codes, span)
+        logits = products(q, read_keys, chosen) * self.size**-0.5
+        weight = logits.masked_fill(~past, torch.finfo(logits.dtype).min).softmax(-1)
+        weight = (weight * past if self.published else weight).to(v.dtype)
+        read = blended(weight, read_values, chosen)
         if self.training and torch.is_grad_enabled():
-            self.lost = self.weight * self._missed(q, keys, asking.to(codes.dtype), codes, span)
-        return self.out(joined(read).to(x.dtype)), DynamicSparseState(keys, values, codes)
+            self.lost = self.weight * self._missed(q, read_keys, asking, read_codes, span)
+        return self.merged(read.to(x.dtype)), DynamicSparseState(keys, values, codes)
 
     def coded(
         self, x: Float[Tensor, "batch time width"], span: Span
@@ -185,7 +185,9 @@ class PredictedAttention(nn.Module):
             codes: of all steps.
             span: where those stand that read.
         """
-        slots, place, kept = codes.shape[2], span.places, min(self.kept, codes.shape[2])
+        slots, place = codes.shape[2], span.places
+        kept = min(self.most, slots)
+        apart = slots > 2 * TOGETHER * kept
         # One product of matrices gives predictions raised for what is later.
         exact = torch.promote_types(codes.dtype, torch.float32)
         later = torch.arange(slots + -slots % TOGETHER, device=codes.device)
@@ -193,28 +195,40 @@ class PredictedAttention(nn.Module):
         told = torch.cat([told, raised(later).to(exact).expand(*told.shape[:2], -1, -1)], -1)
         asking = F.pad(asking.to(exact) * codes.shape[3] ** -0.5, (0, 2), value=1.0)
         asking, told = asking.flatten(0, 1), told.flatten(0, 1).mT
-        fit = NUMBERS_AT_ONCE // max(told[:, 0].numel(), 1)
-        some = max(min(fit, max(slots // PARTS, LEAST)), 1)
         found = []
-        for low in range(0, span.length, some):
-            high = min(low + some, span.length)
+        for low, high in self._some(span, codes):
             # What lies before all of these steps need not be hidden, nor what lies after formed.
             first, stop = (0, slots) if self.published else (span.low + low, span.high + high)
+            stop = max(stop, kept * TOGETHER if apart else kept)
             stop += -stop % TOGETHER
-            with torch.autocast(codes.device.type, enabled=False):
-                score = torch.bmm(asking[:, low:high], told[:, :, :stop])
-            score = score.unflatten(0, codes.shape[:2])
             where = later[first:stop]
             if self.published:
                 # No step may be read of a row that has fewer than others.
                 hidden = where >= (span.before + span.count)[:, None, None, None]
             else:
                 hidden = where > place[:, None, low:high, None]
+            with torch.autocast(codes.device.type, enabled=False):
+                score = torch.bmm(asking[:, low:high], told[:, :, :stop])
+            score = score.unflatten(0, codes.shape[:2])
             score[..., first:].masked_fill_(hidden, float("-inf"))
-            found.append(largest(score, kept))
-        chosen = found[0] if len(found) == 1 else torch.cat(found, 2)
+            found.append(largest(score, kept, apart=apart))
+            del score, hidden
+        parts = [some[0] if len(some) == 1 else torch.cat(some, 2) for some in zip(*found)]
+        chosen = slots_of(*parts) if apart else parts[0]
         own = place[:, None, :, None]
         return chosen.clamp_max(own.clamp_max(slots - 1)), chosen <= own
+
+    def _some(self, span: Span, codes: OfHeads) -> Iterator[tuple[int, int]]:
+        """Yield ends of steps of which few enough choose at a time."""
+        batch, heads, slots, _ = codes.shape
+        fit, low = NUMBERS_AT_ONCE // max(batch * heads, 1), 0
+        while low < span.length:
+            # So many steps read themselves and what was before: a rectangle of that many numbers.
+            before = slots if self.published else span.high + low
+            some = fit // slots if self.published else (math.isqrt(before**2 + 4 * fit) - before) // 2
+            high = low + max(min(some, max(slots // PARTS, LEAST)), 1)
+            yield low, min(high, span.length)
+            low = high
 
     def _missed(
         self, q: Tensor, keys: Tensor, asking: Tensor, codes: Tensor, span: Span
@@ -238,19 +252,28 @@ def raised(place: Int[Tensor, " slot"]) -> Float[Tensor, "slot 2"]:
 
 
 def largest(
-    score: Float[Tensor, "batch head some slot"], kept: int
-) -> Int[Tensor, "batch head some kept"]:
+    score: Float[Tensor, "batch head some slot"], kept: int, *, apart: bool
+) -> tuple[Int[Tensor, "batch head some kept"], ...]:
     """Return where the largest scores stand, in any order; slots are whole multiples of `TOGETHER`.
 
-    They stand in those slots together of which the largest are largest, so that few are compared.
+    Args:
+        score: of each slot.
+        kept: how many are asked for.
+        apart: first find those slots together of which the largest are largest, among which all of
+            these stand, so that few are compared. Their numbers and then places among all of them
+            are returned, see `slots_of`.
     """
-    if score.shape[3] <= 2 * TOGETHER * kept:
-        return score.topk(kept, sorted=False).indices
+    if not apart:
+        return (score.topk(kept, sorted=False).indices,)
     several = score.unflatten(3, (-1, TOGETHER))
     block = several.amax(-1).topk(kept, sorted=False).indices
     near = several.gather(3, block[..., None].expand(-1, -1, -1, -1, TOGETHER)).flatten(3)
-    place = near.topk(kept, sorted=False).indices
-    return block.gather(3, place // TOGETHER) * TOGETHER + place % TOGETHER
+    return block, near.topk(kept, sorted=False).indices
+
+
+def slots_of(block: Chosen, place: Chosen) -> Chosen:
+    """Return the slots at places among those of the blocks of each step."""
+    return torch.add(place % TOGETHER, block.gather(3, place // TOGETHER), alpha=TOGETHER)
 
 
 def projected(width: int, codes: int) -> Float[Tensor, "{width} {codes}"]:

@@ -209,10 +209,10 @@ class InducedLayer(nn.Module):
         )
         looked = give.split(asked * give.scale).flatten(0, 1).transpose(0, 1) @ to_key
         read = _Reading.apply(
-            each.permute(0, 1, 4, 3, 2).flatten(0, 1),
-            value.flatten(0, 1),
-            carried.permute(0, 2, 3, 1).flatten(0, 1),
-            earlier.permute(0, 2, 3, 1, 4).flatten(0, 1),
+            each.permute(0, 1, 4, 3, 2).flatten(0, 1).contiguous(),
+            value.flatten(0, 1).transpose(1, 2).contiguous(),
+            carried.permute(0, 2, 3, 1).flatten(0, 1).contiguous(),
+            earlier.permute(0, 2, 3, 1, 4).to(asked.dtype).flatten(0, 1).contiguous(),
             gather.split(gather.query(self.points)),
             looked.transpose(0, 1),
             first.weight if isinstance(first, nn.LayerNorm) else None,
@@ -260,7 +260,7 @@ class _Points:
 
 def _made(
     each: Float[Tensor, "chunk point head time"],
-    value: Float[Tensor, "chunk time head size"],
+    value: Float[Tensor, "chunk head time size"],
     carried: Float[Tensor, "chunk point head"],
     earlier: Float[Tensor, "chunk point head size"],
     asked: Float[Tensor, "point head size"],
@@ -272,19 +272,20 @@ def _made(
 ) -> _Points:
     """Return the points of every step; all steps of a chunk are weighed pair by pair."""
     dtype = value.dtype
-    total = torch.logaddexp(carried[..., None], each.logcumsumexp(-1)).mT
+    total = torch.logaddexp(carried[..., None], each.logcumsumexp(-1)).mT.contiguous()
     weight = each[:, :, None] - total[..., None]
     weight = weight.masked_fill_(~past(each)[:, None], -torch.inf).exp_().to(dtype)
     share = (carried[:, :, None] - total).exp().to(dtype)
-    room = _apart(value.transpose(1, 2)).flatten(1, 2)
-    summed = torch.addcmul(asked[:, None], share[..., None], earlier.to(dtype)[:, :, None])
+    room = _apart(value).flatten(1, 2)
+    summed = torch.addcmul(asked[:, None], share[..., None], earlier[:, :, None])
     shape = *summed.shape[:3], room.shape[-1]
     summed = summed.reshape(shape[0], -1, shape[-1])
     summed = summed.baddbmm_(weight.flatten(3).flatten(1, 2), room).view(shape)
     normed, *of_summed = _normal(summed, gain, shift, eps)
     fed = torch.addmm(bias.to(dtype), normed.flatten(0, 2), feed.to(dtype).mT)
     fed = fed.relu_().view(shape)
-    completed = (fed + normed).transpose(1, 2).contiguous()
+    completed = fed.new_empty(shape[0], shape[2], shape[1], shape[3])
+    torch.add(fed.transpose(1, 2), normed.transpose(1, 2), out=completed)
     points, *of_completed = _normal(completed, None, None, eps)
     return _Points(
         weight,
@@ -417,19 +418,19 @@ def _to_steps(made: _Points, slope: Tensor, given: Sequence[Tensor | None]) -> t
     rows = slope.flatten(1, 2)
     weight, share = made.weight, made.share
     to_room = weight.flatten(3).flatten(1, 2).mT @ rows
-    to_value = _together(to_room.unflatten(1, (-1, steps))).transpose(1, 2)
+    to_value = _together(to_room.unflatten(1, (-1, steps)))
     to_weight = (rows @ made.room.mT).view_as(weight).to(each.dtype).mul_(weight)
     own = slope.flatten(0, 1)
     shares = F.pad(share, (0, 1), value=1.0).flatten(0, 1)
     found = (shares.mT @ own).unflatten(0, (chunks, points))
     to_asked = found[:, :, -1].sum(0).view_as(asked)
     to_earlier = _together(found[:, :, :-1, None].flatten(0, 1)).view_as(earlier)
-    before = _apart(earlier.to(slope.dtype).flatten(0, 1)[:, :, None]).flatten(1, 2)
+    before = _apart(earlier.flatten(0, 1)[:, :, None]).flatten(1, 2)
     to_share = (own @ before.mT).view_as(share).to(each.dtype).mul_(share)
     total = to_weight.sum(-1).add_(to_share)
     to_each = to_weight.addcmul_(weight, total[..., None], value=-1).sum(2)
     to_carried = to_share.addcmul_(share, total, value=-1).sum(2)
-    return to_each, to_value, to_carried, to_earlier.to(earlier.dtype), to_asked
+    return to_each, to_value, to_carried, to_earlier, to_asked
 
 
 def build(config: SetTransformerConfig) -> Stack:

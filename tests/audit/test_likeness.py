@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from kt_forecast.audit import audit, causal
+from kt_forecast.nn import kernels
 from kt_forecast.nn.plain import Slowly, last_of_group, plainly
 from kt_forecast.nn.streams import Span
 
@@ -80,6 +81,29 @@ def test_a_slow_form_that_was_followed_is_a_condition_that_says_how_often_both_a
         "the call equals its plain form, which was followed, everywhere, as it did on "
         "14 inputs of many kinds, in slopes on 3 of them",
     )
+
+
+class Summed(nn.Module):
+    """A sum of the past, by what stands for a kernel of a GPU where kernels may run."""
+
+    def forward(self, x):
+        y = x.cumsum(1)
+        return Kernel.apply(x, y) if kernels._allowed.get() else y
+
+
+class Kernel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        return torch.from_numpy(x.detach().numpy().cumsum(1))
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope.flip(1).cumsum(1).flip(1), None
+
+
+def test_plain_operations_are_followed_in_place_of_kernels():
+    report = audited(Summed())
+    assert report.verdict == "conditional", report.summary()
 
 
 def test_a_leak_of_the_fast_form_alone_is_found():

@@ -23,6 +23,7 @@ from kt_forecast.zoo.dynamic_sparse_attention import (
     projected,
     raised,
     rounded,
+    slots_of,
 )
 
 SYSTEM = zoo.load("dynamic_sparse_attention")
@@ -96,7 +97,7 @@ def exact(module, monkeypatch, x):
     told = logits_and_values(module, x)[0].detach()
 
     def of_logits(asking, codes, span):
-        chosen = told.topk(min(module.kept, told.shape[-1])).indices
+        chosen = told.topk(min(module.most, told.shape[-1])).indices
         return chosen, chosen <= span.position[:, None, :, None]
 
     monkeypatch.setattr(module, "highest", of_logits)
@@ -106,12 +107,12 @@ def test_a_perfect_prediction_keeps_the_heaviest_steps(monkeypatch):
     module, x = attention(), noise(2, STEPS, WIDTH)
     logits, v = logits_and_values(module, x)
     exact(module, monkeypatch, x)
-    wanted = highest(logits, module.kept)
+    wanted = highest(logits, module.most)
     same(read(module, x), attended(module, logits.masked_fill(~wanted, float("-inf")), v))
     weights = logits.softmax(-1)
     mass = (weights * wanted).sum(-1)
     for seed in range(5):
-        other = highest(noise(*logits.shape, seed=seed).where(logits.isfinite(), -1e9), module.kept)
+        other = highest(noise(*logits.shape, seed=seed).where(logits.isfinite(), -1e9), module.most)
         assert ((weights * other).sum(-1) <= mass + 1e-12).all()
 
 
@@ -126,7 +127,7 @@ def test_each_step_reads_what_is_predicted_highest():
     )
     logits, v = logits_and_values(module, x)
     told = (asking @ codes.transpose(-1, -2)).masked_fill(~logits.isfinite(), float("-inf"))
-    seen = highest(told, module.kept)
+    seen = highest(told, module.most)
     assert (seen.diagonal(dim1=-2, dim2=-1).sum(-1) < STEPS).all(), "a choice was made"
     got = read(module, x)
     wanted = attended(module, logits.masked_fill(~seen, float("-inf")), v)
@@ -219,9 +220,11 @@ def test_the_largest_are_found_among_those_that_stand_beside_large_ones():
     score[..., 200:] = float("-inf")
     score[..., 7:12] = 9.0 + torch.arange(5.0)
     for kept in (1, 6, 9):
-        found = largest(score, kept)
+        found = slots_of(*largest(score, kept, apart=True))
         same(score.gather(3, found).sort(-1).values, score.topk(kept).values.flip(-1))
-    assert (largest(score, 5).sort(-1).values == torch.arange(7, 12)).all()
+        assert torch.equal(found.sort().values, largest(score, kept, apart=False)[0].sort().values)
+    found = slots_of(*largest(score, 5, apart=True))
+    assert (found.sort(-1).values == torch.arange(7, 12)).all()
 
 
 def test_what_raises_later_steps_is_exact_in_eleven_digits():

@@ -123,7 +123,7 @@ def test_a_steady_decay_is_handed_over_once_a_head():
 
 
 def test_plain_operations_run_on_a_processor():
-    assert kernels.for_decayed(*of_decayed()[1:4]) is None
+    assert kernels.for_decayed(*of_decayed()[1:3]) is None
     assert kernels.for_scan(of_scan()[0], 6) is None
 
 
