@@ -1,9 +1,9 @@
 """Exact attention on a GPU: every kernel against plain operations, then times; prints JSON.
 
 First whether each kernel gives what attention in double precision on the CPU gives, forward and
-backward. Then how long a forward and backward pass takes: each pattern by each kernel beside full
-causal attention, and whole efficient systems beside the one of exact attention at equal width, in
-batches of as many steps at every length (``--tokens``), as they are trained. For every system the
+backward. Then how long a forward and backward pass takes, in batches of as many steps at every
+length (``--tokens``), as in training: each pattern by each kernel beside full causal attention, and
+whole efficient systems beside the one of exact attention at equal width. For every system the
 length from which it is faster, and the shares of the machine's rate of products and of its
 bandwidth (``--rate``, ``--bandwidth``) that it reaches by counted operations and bytes: as torch
 counts them, so that causal attention computes all pairs, in single precision, each operation a
@@ -134,9 +134,12 @@ def seconds(work: Callable[[], object], least: float, repeats: int) -> float:
     return statistics.median(found)
 
 
-def of_pattern(name: str, kernel: Kernel, steps: int, window: int) -> Callable[[], object]:
-    given = [x.cuda().bfloat16().requires_grad_() for x in tensors(steps)]
-    run = pattern(name, window, kernel)
+def of_pattern(
+    name: str, kernel: Kernel, steps: int, options: argparse.Namespace
+) -> Callable[[], object]:
+    drawn = tensors(steps, batch=rows_of(steps, options))
+    given = [x.cuda().bfloat16().requires_grad_() for x in drawn]
+    run = pattern(name, options.window, kernel)
     weight = torch.randn_like(run(*given))
     return lambda: torch.autograd.grad(run(*given), given, weight, allow_unused=True)
 
@@ -178,7 +181,7 @@ def peak(work: Callable[[], object]) -> int:
 
 
 def pattern_time(name: str, kernel: Kernel, steps: int, options: argparse.Namespace) -> float:
-    work = of_pattern(name, kernel, steps, options.window)
+    work = of_pattern(name, kernel, steps, options)
     return round(1e3 * seconds(work, options.least, options.repeats), 4)
 
 
@@ -347,7 +350,7 @@ def main() -> int:
     parser.add_argument("--widths", type=int, nargs="+", default=[128])
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument(
-        "--tokens", type=int, default=65536, help="steps of all sequences of a system's batch"
+        "--tokens", type=int, default=65536, help="steps of all sequences of a batch"
     )
     parser.add_argument("--systems", nargs="+", help="all of the efficient families by default")
     parser.add_argument("--only", nargs="+", default=["errors", "kernels", "systems", "shares"])
