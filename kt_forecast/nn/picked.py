@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 NUMBERS_AT_ONCE = 2**27
-"""Numbers that are copied at a time."""
+"""Numbers that are formed at a time."""
 
 Asking = Float[Tensor, "batch head time size"]
 Asked = Float[Tensor, "batch head slot size"]
@@ -25,13 +25,13 @@ Weights = Float[Tensor, "batch head time some"]
 
 def products(q: Asking, x: Asked, place: Places) -> Weights:
     """Return the product of each step's vector with each of those that it names."""
-    found: Tensor = _Products.apply(q, x, place)  # type: ignore[no-untyped-call]
+    found: Tensor = _Products.apply(q, x.contiguous(), place)  # type: ignore[no-untyped-call]
     return found
 
 
 def blended(weight: Weights, x: Asked, place: Places) -> Asking:
     """Return the sum of the vectors that each step names, by their weights."""
-    found: Tensor = _Blended.apply(weight, x, place)  # type: ignore[no-untyped-call]
+    found: Tensor = _Blended.apply(weight, x.contiguous(), place)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -40,7 +40,7 @@ class _Products(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, x: Tensor, place: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(q, x, place)
         found = [asking[..., None, :] @ named.mT for asking, named in _parts(q, x, place)]
-        return _joined(found)[..., 0, :]
+        return joined_parts(found)[..., 0, :]
 
     @staticmethod
     @once_differentiable
@@ -55,7 +55,7 @@ class _Blended(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, x: Tensor, place: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(weight, x, place)
         found = [some[..., None, :] @ named for some, named in _parts(weight, x, place)]
-        return _joined(found)[..., 0, :]
+        return joined_parts(found)[..., 0, :]
 
     @staticmethod
     @once_differentiable
@@ -78,7 +78,7 @@ def _slopes(
         slope: of what is blended.
         needed: whether the slopes of ``weight`` are, and those of ``x``.
     """
-    table, by = x.reshape(-1, x.shape[3]), weight.reshape(-1, weight.shape[3])
+    table, by = x.view(-1, x.shape[3]), weight.reshape(-1, weight.shape[3])
     by, table = by.detach().requires_grad_(needed[0]), table.detach().requires_grad_(needed[1])
     with torch.enable_grad():
         bags = _rows(x, place).expand(weight.shape).reshape(by.shape)
@@ -98,7 +98,8 @@ def _parts(of_steps: Tensor, x: Tensor, place: Tensor) -> Iterator[tuple[Tensor,
         yield some, _picked(x, named)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def joined_parts(parts: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """Return what was found of some steps at a time as one tensor."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
@@ -107,7 +108,7 @@ def _picked(x: Tensor, place: Tensor) -> Tensor:
     if place.shape[:2] == (1, 1):
         return x.index_select(2, place.flatten()).unflatten(2, place.shape[2:])
     rows = _rows(x, place)
-    return x.reshape(-1, x.shape[3]).index_select(0, rows.flatten()).view(*rows.shape, -1)
+    return x.view(-1, x.shape[3]).index_select(0, rows.flatten()).view(*rows.shape, -1)
 
 
 def _rows(x: Tensor, place: Tensor) -> Tensor:

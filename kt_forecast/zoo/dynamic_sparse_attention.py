@@ -37,7 +37,7 @@ from kt_forecast.config import Range, tunable
 from kt_forecast.nn.attention import Rotary
 from kt_forecast.nn.heads import Heads, OfHeads
 from kt_forecast.nn.learning import LearningStack
-from kt_forecast.nn.picked import NUMBERS_AT_ONCE, blended, products
+from kt_forecast.nn.picked import NUMBERS_AT_ONCE, blended, joined_parts, products
 from kt_forecast.nn.stack import MixingLayer
 from kt_forecast.nn.streams import Span, appended
 from kt_forecast.nn.system import Cost, HeadsConfig, Paper, Promises, State, System
@@ -48,7 +48,7 @@ PARTS = 8
 LEAST = 256
 """Steps that choose at a time in shorter ones."""
 TOGETHER = 32
-"""Slots of which first the largest prediction is looked at."""
+"""Slots of which first the largest prediction is looked at, where there are many."""
 GOLDEN = (5**0.5 - 1) / 2
 ENDS = 2**31
 """As many places between nothing and one."""
@@ -213,21 +213,21 @@ class PredictedAttention(Heads):
             score[..., first:].masked_fill_(hidden, float("-inf"))
             found.append(largest(score, kept, apart=apart))
             del score, hidden
-        parts = [some[0] if len(some) == 1 else torch.cat(some, 2) for some in zip(*found)]
-        chosen = slots_of(*parts) if apart else parts[0]
+        whole = [joined_parts(parts) for parts in zip(*found, strict=True)]
+        chosen = slots_of(*whole) if apart else whole[0]
         own = place[:, None, :, None]
         return chosen.clamp_max(own.clamp_max(slots - 1)), chosen <= own
 
     def _some(self, span: Span, codes: OfHeads) -> Iterator[tuple[int, int]]:
-        """Yield ends of steps of which few enough choose at a time."""
+        """Yield between which columns few enough steps stand to choose at a time."""
         batch, heads, slots, _ = codes.shape
-        fit, low = NUMBERS_AT_ONCE // max(batch * heads, 1), 0
+        fit, most, low = NUMBERS_AT_ONCE // max(batch * heads, 1), max(slots // PARTS, LEAST), 0
         while low < span.length:
-            # So many steps read themselves and what was before: a rectangle of that many numbers.
+            # Each of n steps is compared to those before all of them and to the n themselves.
             before = slots if self.published else span.high + low
-            some = fit // slots if self.published else (math.isqrt(before**2 + 4 * fit) - before) // 2
-            high = low + max(min(some, max(slots // PARTS, LEAST)), 1)
-            yield low, min(high, span.length)
+            n = (math.isqrt(before**2 + 4 * fit) - before) // 2
+            high = min(low + max(min(n, most), 1), span.length)
+            yield low, high
             low = high
 
     def _missed(

@@ -136,8 +136,18 @@ def test_each_step_reads_what_is_predicted_highest():
         same(a, b)
 
 
-def test_reading_in_parts_is_reading_at_once(monkeypatch):
-    module = mixer().train()
+def in_parts(monkeypatch):
+    monkeypatch.setattr(dynamic_sparse_attention, "LEAST", 4)
+    monkeypatch.setattr(dynamic_sparse_attention, "PARTS", 100)
+    monkeypatch.setattr(dynamic_sparse_attention, "TOGETHER", 2)
+    monkeypatch.setattr(dynamic_sparse_attention, "NUMBERS_AT_ONCE", 250)
+    monkeypatch.setattr(picked, "NUMBERS_AT_ONCE", 500)
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("kept", [2, 4, 10, 20])
+def test_reading_in_parts_is_reading_at_once(monkeypatch, kept, published):
+    module = mixer(kept=kept, published=published).train()
     x = noise(2, STEPS, WIDTH).requires_grad_()
 
     def learned():
@@ -146,15 +156,49 @@ def test_reading_in_parts_is_reading_at_once(monkeypatch):
         return y, torch.autograd.grad(total, (x, *module.parameters()))
 
     whole, wanted = learned()
-    monkeypatch.setattr(dynamic_sparse_attention, "LEAST", 4)
-    monkeypatch.setattr(dynamic_sparse_attention, "PARTS", 100)
-    monkeypatch.setattr(dynamic_sparse_attention, "TOGETHER", 2)
-    monkeypatch.setattr(picked, "NUMBERS_AT_ONCE", 500)
+    in_parts(monkeypatch)
     parted, found = learned()
     same(parted, whole)
     for a, b in zip(found, wanted, strict=True):
         assert b.abs().max() > 0.0
         same(a, b)
+
+
+@pytest.mark.parametrize("budget", [1, 100, 1000, 10**9])
+def test_steps_choose_together_as_long_as_what_they_compare_fits(monkeypatch, budget):
+    monkeypatch.setattr(dynamic_sparse_attention, "NUMBERS_AT_ONCE", budget)
+    monkeypatch.setattr(dynamic_sparse_attention, "LEAST", STEPS)
+    codes = noise(2, HEADS, STEPS, 8)
+    ends = list(attention()._some(Span.beginning(codes[:, 0]), codes))
+    assert [low for low, _ in ends] == [0, *(high for _, high in ends[:-1])]
+    assert ends[-1][1] == STEPS
+    for low, high in ends:
+        assert high == low + 1 or 2 * HEADS * (high - low) * high <= budget
+        more = high + 1 - low
+        assert high == STEPS or 2 * HEADS * more * (high + 1) > budget
+
+
+@pytest.mark.parametrize("same_for_all", [False, True])
+def test_what_is_named_is_read_with_true_slopes(monkeypatch, same_for_all):
+    monkeypatch.setattr(picked, "NUMBERS_AT_ONCE", 100)
+    steps, some, slots, size = 5, 3, 7, 4
+    shape = (1, 1) if same_for_all else (2, HEADS)
+    place = torch.randint(slots, (*shape, steps, some), generator=torch.Generator().manual_seed(0))
+    q, weight = noise(2, HEADS, steps, size), noise(2, HEADS, steps, some)
+    x = noise(2, slots, HEADS, size).transpose(1, 2)
+    rows = place.expand(2, HEADS, -1, -1).flatten(2)[..., None].expand(-1, -1, -1, size)
+    named = x.gather(2, rows).unflatten(2, (steps, some))
+    same(picked.products(q, x, place), torch.einsum("bhtd,bhtkd->bhtk", q, named))
+    same(picked.blended(weight, x, place), torch.einsum("bhtk,bhtkd->bhtd", weight, named))
+    given = (q.requires_grad_(), x.requires_grad_(), weight.requires_grad_())
+    assert torch.autograd.gradcheck(lambda q, x, _: picked.products(q, x, place), given)
+    assert torch.autograd.gradcheck(lambda _, x, weight: picked.blended(weight, x, place), given)
+    for needed in (q, x):
+        asked = (given[0], given[1].detach()) if needed is q else (given[0].detach(), given[1])
+        (alone,) = torch.autograd.grad(picked.products(*asked, place).sum(), needed)
+        assert torch.equal(
+            alone, torch.autograd.grad(picked.products(q, x, place).sum(), needed)[0]
+        )
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0, 40.0])
