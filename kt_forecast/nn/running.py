@@ -11,7 +11,7 @@ from torch import Tensor
 
 CHUNK = 64
 """Steps compared pair by pair."""
-COMPARED = 32
+COMPARED = 64
 """Chunks of a softmax compared pair by pair."""
 NOTHING = -1e30
 """A logit of what is not there: finite, so that the difference of two of them is a number."""

@@ -149,7 +149,7 @@ class InducedLayer(nn.Module):
         self, x: Tensor, read: Tensor, mass: Tensor, real: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Do some chunks of steps, whose points are all written out."""
-        batch, steps = x.shape[:2]
+        steps = x.shape[1]
         size = min(self.chunk, steps)
         missing = -steps % size
         if missing:
@@ -208,18 +208,18 @@ class InducedLayer(nn.Module):
             a.unflatten(0, (give.heads, -1)).to(asked.dtype) for a in (to_key, to_value)
         )
         looked = give.split(asked * give.scale).flatten(0, 1).transpose(0, 1) @ to_key
-        read = _Reading.apply(
+        norm = (first.weight, first.bias) if isinstance(first, nn.LayerNorm) else (None, None)
+        read = _Reading.apply(  # type: ignore[no-untyped-call]
+            first.eps if isinstance(first, nn.LayerNorm) else 0.0,
+            looked.transpose(0, 1),
             each.permute(0, 1, 4, 3, 2).flatten(0, 1).contiguous(),
             value.flatten(0, 1).transpose(1, 2).contiguous(),
             carried.permute(0, 2, 3, 1).flatten(0, 1).contiguous(),
             earlier.permute(0, 2, 3, 1, 4).to(asked.dtype).flatten(0, 1).contiguous(),
             gather.split(gather.query(self.points)),
-            looked.transpose(0, 1),
-            first.weight if isinstance(first, nn.LayerNorm) else None,
-            first.bias if isinstance(first, nn.LayerNorm) else None,
             gather.feed.weight,
             gather.feed.bias,
-            first.eps if isinstance(first, nn.LayerNorm) else 0.0,
+            *norm,
         )
         read = (read.transpose(0, 1) @ to_value.mT).transpose(0, 1).reshape(asked.shape)
         return give.completed(asked, self.dropout(read + bias.to(read.dtype)))
@@ -242,7 +242,11 @@ class InducedLayer(nn.Module):
         return give.completed(asked, self.dropout((weight @ value).transpose(1, 2).flatten(2)))
 
 
-@dataclass
+Given = Sequence[Any]
+"""Logits and values of steps, what was carried, what points ask, and the maps of points."""
+
+
+@dataclass(frozen=True)
 class _Points:
     """The points of some chunks, as they come to be."""
 
@@ -258,19 +262,9 @@ class _Points:
     points: Float[Tensor, "chunk time point width"]
 
 
-def _made(
-    each: Float[Tensor, "chunk point head time"],
-    value: Float[Tensor, "chunk head time size"],
-    carried: Float[Tensor, "chunk point head"],
-    earlier: Float[Tensor, "chunk point head size"],
-    asked: Float[Tensor, "point head size"],
-    gain: Float[Tensor, " width"] | None,
-    shift: Float[Tensor, " width"] | None,
-    feed: Float[Tensor, "width width"],
-    bias: Float[Tensor, " width"],
-    eps: float,
-) -> _Points:
+def _made(given: Given, eps: float) -> _Points:
     """Return the points of every step; all steps of a chunk are weighed pair by pair."""
+    each, value, carried, earlier, asked, feed, bias, gain, shift = given
     dtype = value.dtype
     total = torch.logaddexp(carried[..., None], each.logcumsumexp(-1)).mT.contiguous()
     weight = each[:, :, None] - total[..., None]
@@ -305,8 +299,8 @@ def _normal(x: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float) ->
     """Return vectors normalised, and by what; as they are where there is no epsilon."""
     if not eps:
         return (x,)
-    own = (None if a is None else a.to(x.dtype) for a in (gain, shift))
-    return torch.native_layer_norm(x, x.shape[-1:], *own, eps)
+    gain, shift = (None if a is None else a.to(x.dtype) for a in (gain, shift))
+    return torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
 
 
 def _apart(x: Float[Tensor, "batch head some size"]) -> Float[Tensor, "batch head some width"]:
@@ -326,48 +320,26 @@ class _Reading(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401
-        each: Tensor,
-        value: Tensor,
-        carried: Tensor,
-        earlier: Tensor,
-        asked: Tensor,
-        looked: Tensor,
-        gain: Tensor | None,
-        shift: Tensor | None,
-        feed: Tensor,
-        bias: Tensor,
         eps: float,
+        looked: Tensor,
+        *given: Tensor | None,
     ) -> Tensor:
-        given = each, value, carried, earlier, asked, gain, shift, feed, bias
-        with torch.autocast(value.device.type, enabled=False):
-            points = _made(*given, eps).points.flatten(0, 1)
+        with torch.autocast(looked.device.type, enabled=False):
+            points = _made(given, eps).points.flatten(0, 1)
             weight = (looked @ points.mT).softmax(-1)
             ctx.eps = eps
-            ctx.save_for_backward(*given, looked, weight)
+            ctx.save_for_backward(looked, weight, *given)
             return weight @ points
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        *given, looked, weight = ctx.saved_tensors
+        looked, weight, *given = ctx.saved_tensors
         with torch.autocast(slope.device.type, enabled=False):
-            made = _made(*given, ctx.eps)
+            made = _made(given, ctx.eps)
             to_looked, to_completed = _to_points(made, slope, looked, weight)
-            to_feed, to_bias, to_summed, to_gain, to_shift = _to_summed(made, to_completed, given)
-            to_each, to_value, to_carried, to_earlier, to_asked = _to_steps(made, to_summed, given)
-        return (
-            to_each,
-            to_value,
-            to_carried,
-            to_earlier,
-            to_asked,
-            to_looked,
-            to_gain,
-            to_shift,
-            to_feed,
-            to_bias,
-            None,
-        )
+            to_summed, *to_maps = _to_summed(made, to_completed, given)
+            return None, to_looked, *_to_steps(made, to_summed, given), *to_maps
 
 
 def _to_points(
@@ -393,27 +365,24 @@ def _to_points(
     return to_logits @ points, to_completed.transpose(1, 2)
 
 
-def _to_summed(
-    made: _Points, slope: Tensor, given: Sequence[Tensor | None]
-) -> tuple[Tensor | None, ...]:
-    """Return the slopes of the feed-forward network, of what was gathered, and of its norm."""
-    *_, gain, shift, feed, bias = given
-    dtype = slope.dtype
+def _to_summed(made: _Points, slope: Tensor, given: Given) -> tuple[Any, ...]:
+    """Return the slopes of what was gathered, of the feed-forward network, and of the norm."""
+    *_, feed, _, gain, shift = given
     to_fed = torch.ops.aten.threshold_backward(slope, made.fed, 0).flatten(0, 2)
     to_feed, to_bias = to_fed.mT @ made.normed.flatten(0, 2), to_fed.sum(0)
-    to_normed = (to_fed @ feed.to(dtype)).view_as(made.normed).add_(slope)
+    to_normed = (to_fed @ feed.to(slope.dtype)).view_as(made.normed).add_(slope)
     if not made.of_summed:
-        return to_feed, to_bias, to_normed, None, None
-    own = (a.to(dtype) for a in (gain, shift))
-    found = torch.ops.aten.native_layer_norm_backward(
+        return to_normed, to_feed, to_bias, None, None
+    own = (a.to(slope.dtype) for a in (gain, shift))
+    to_summed, *to_norm = torch.ops.aten.native_layer_norm_backward(
         to_normed, made.summed, gain.shape, *made.of_summed, *own, [True, True, True]
     )
-    return to_feed, to_bias, *found
+    return to_summed, to_feed, to_bias, *to_norm
 
 
-def _to_steps(made: _Points, slope: Tensor, given: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+def _to_steps(made: _Points, slope: Tensor, given: Given) -> tuple[Tensor, ...]:
     """Return the slopes of logits and values of steps, of what was carried, and of queries."""
-    each, _, _, earlier, asked = given[:5]
+    each, _, _, earlier, asked, *_ = given
     chunks, points, steps = slope.shape[:3]
     rows = slope.flatten(1, 2)
     weight, share = made.weight, made.share

@@ -15,6 +15,7 @@ from reference.sparse_cases import (
 from kt_forecast import zoo
 from kt_forecast.nn.running import COMPARED, NOTHING, softmax_before
 from kt_forecast.nn.streams import Span
+from kt_forecast.zoo import set_transformer
 from kt_forecast.zoo.set_transformer import InducedLayer
 
 SYSTEM = zoo.load("set_transformer")
@@ -102,7 +103,7 @@ def test_what_stands_before_a_chunk_is_a_softmax_of_its_past(chunks):
     *_, read_, mass = first
     reads, masses, read_, mass = softmax_before(logits[:, :, 1:], value[:, :, 1:], read_, mass)
     reads, masses = (torch.cat([a, b], 2) for a, b in zip(first, (reads, masses), strict=False))
-    for k in range(1, chunks):
+    for k in range(1, chunks, 1 + chunks // 99):
         told, given = logits[:, :, :k].flatten(2, 3), value[:, :, :k].flatten(2, 3)
         torch.testing.assert_close(reads[:, :, k], told.softmax(2).mT @ given, **CLOSE)
         torch.testing.assert_close(masses[:, :, k], told.logsumexp(2), **CLOSE)
@@ -120,6 +121,22 @@ def test_a_later_logit_however_large_hides_no_earlier_chunk(chunks):
     loud = softmax_before(logits, value, *empty)
     assert torch.equal(loud[0], calm)
     torch.testing.assert_close(loud[2], value[:, :, -1, -1:].expand(-1, -1, 2, -1))
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_steps_done_piece_by_piece_give_the_same(normed, monkeypatch):
+    module = layer(normed=normed)
+    x = noise(2, STEPS, WIDTH).requires_grad_()
+    weight = noise(2, STEPS, WIDTH, seed=4)
+    inputs = x, *module.parameters()
+    whole = read(module, x)
+    slopes = torch.autograd.grad((whole * weight).sum(), inputs)
+    monkeypatch.setattr(set_transformer, "NUMBERS_AT_ONCE", 1)
+    pieces = read(module, x)
+    torch.testing.assert_close(pieces, whole, **CLOSE)
+    found = torch.autograd.grad((pieces * weight).sum(), inputs)
+    for got, wanted in zip(found, slopes, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-10, rtol=0.0)
 
 
 @pytest.mark.parametrize("chunk", [2, 64])
