@@ -168,8 +168,9 @@ class InducedLayer(nn.Module):
                 read.to(dtype),
                 mass.to(dtype),
             )
-        y = self._given(x, each, of_each, carried, earlier)
-        return y[:, :steps], read, mass
+        asked, found = self._given(x, each, of_each, carried, earlier)
+        y = self.give.completed(asked[:, :steps], self.dropout(found[:, :steps]))
+        return y, read, mass
 
     def _told(
         self, x: Float[Tensor, "batch time width"]
@@ -192,8 +193,8 @@ class InducedLayer(nn.Module):
         value: Float[Tensor, "batch chunk size head part"],
         carried: Float[Tensor, "batch head chunk point"],
         earlier: Float[Tensor, "batch head chunk point part"],
-    ) -> Float[Tensor, "batch time width"]:
-        """Let each step read its own points."""
+    ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch time width"]]:
+        """Return what each step asks its own points, and what it reads of them."""
         gather, give = self.gather, self.give
         asked = give.query(x)
         to_key, to_value = give.key_value.weight.chunk(2)
@@ -222,7 +223,7 @@ class InducedLayer(nn.Module):
             *norm,
         )
         read = (read.transpose(0, 1) @ to_value.mT).transpose(0, 1).reshape(asked.shape)
-        return give.completed(asked, self.dropout(read + bias.to(read.dtype)))
+        return asked, read + bias.to(read.dtype)
 
     def _given_all(
         self, x: Float[Tensor, "batch time width"], real: Tensor | None
