@@ -149,7 +149,8 @@ class PredictedAttention(Heads):
         """Return what each step read, and what is kept after the last."""
         q, k, v = self.mapped(x, span)
         keys, values = appended(state.keys, k, span), appended(state.values, v, span)
-        asking, told = self.coded(x, span).chunk(2, 1)
+        place = span.places
+        asking, told = self.coded(x, place).chunk(2, 1)
         codes = appended(state.codes, told, span)
         # What is kept may have more digits than what comes; it is read in as many.
         read_keys, read_values, read_codes = (
@@ -161,17 +162,17 @@ class PredictedAttention(Heads):
         weight = (weight * past if self.published else weight).to(v.dtype)
         read = blended(weight, read_values, chosen)
         if self.training and torch.is_grad_enabled():
-            self.lost = self.weight * self._missed(q, read_keys, asking, read_codes, span)
+            self.lost = self.weight * self._missed(q, read_keys, asking, read_codes, place)
         return self.merged(read.to(x.dtype)), DynamicSparseState(keys, values, codes)
 
     def coded(
-        self, x: Float[Tensor, "batch time width"], span: Span
+        self, x: Float[Tensor, "batch time width"], place: Int[Tensor, "#batch time"]
     ) -> Float[Tensor, "batch twice time code"]:
         """Return what all heads ask by, and then what they are told by, rounded to few bits."""
         short = x.detach() @ self.projection.to(x.dtype)
         both = F.linear(short, torch.cat([self.code_query.weight, self.code_key.weight]))
         both = both.unflatten(-1, (2 * self.heads, -1)).transpose(1, 2)
-        return rounded(self.turned(both, span.places), self.levels)
+        return rounded(self.turned(both, place), self.levels)
 
     @torch.no_grad()
     def highest(self, asking: OfHeads, codes: OfHeads, span: Span) -> tuple[Chosen, Chosen]:
@@ -231,10 +232,10 @@ class PredictedAttention(Heads):
             low = high
 
     def _missed(
-        self, q: Tensor, keys: Tensor, asking: Tensor, codes: Tensor, span: Span
+        self, q: Tensor, keys: Tensor, asking: Tensor, codes: Tensor, place: Tensor
     ) -> Float[Tensor, "batch time"]:
         """Return how wrong the predictions of each step were, at steps drawn for it."""
-        place = span.places[:, None, :, None]
+        place = place[:, None, :, None]
         drawn = ((place * self.strides) & (ENDS - 1)) * (place + 1) // ENDS
         drawn = drawn.clamp_max(keys.shape[2] - 1)
         with torch.no_grad():
@@ -248,7 +249,8 @@ class PredictedAttention(Heads):
 
 def raised(place: Int[Tensor, " slot"]) -> Float[Tensor, "slot 2"]:
     """Return two numbers whose sum grows by `RECENT` a place; both are exact in few digits."""
-    return torch.stack([place // FEW * FEW, place % FEW], -1).double() * RECENT
+    few = place % FEW
+    return torch.stack([place - few, few], -1) * RECENT
 
 
 def largest(
