@@ -71,6 +71,8 @@ def _slopes(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return the blended vectors, and the slopes of what they are blended by and of.
 
+    Sums are formed in single precision at least, the only one that bags have everywhere.
+
     Args:
         weight: of each vector that a step names.
         x: the vectors.
@@ -78,16 +80,18 @@ def _slopes(
         slope: of what is blended.
         needed: whether the slopes of ``weight`` are, and those of ``x``.
     """
-    table, by = x.view(-1, x.shape[3]), weight.reshape(-1, weight.shape[3])
-    by, table = by.detach().requires_grad_(needed[0]), table.detach().requires_grad_(needed[1])
+    wide = torch.promote_types(x.dtype, torch.float32)
+    by = weight.detach().reshape(-1, weight.shape[3]).to(wide).requires_grad_(needed[0])
+    table = x.detach().view(-1, x.shape[3]).to(wide).requires_grad_(needed[1])
     with torch.enable_grad():
         bags = _rows(x, place).expand(weight.shape).reshape(by.shape)
         found = F.embedding_bag(bags, table, per_sample_weights=by, mode="sum")
     wanted = [t for t in (table, by) if t.requires_grad]
-    given = iter(torch.autograd.grad(found, wanted, slope.reshape(found.shape)) if wanted else ())
-    to_x = next(given).view(x.shape) if needed[1] else None
-    to_weight = next(given).view(weight.shape) if needed[0] else None
-    return found.detach().view(*weight.shape[:3], -1), to_x, to_weight
+    slope = slope.reshape(found.shape).to(wide)
+    given = iter(torch.autograd.grad(found, wanted, slope) if wanted else ())
+    to_x = next(given).view(x.shape).to(x.dtype) if needed[1] else None
+    to_weight = next(given).view(weight.shape).to(weight.dtype) if needed[0] else None
+    return found.detach().view(*weight.shape[:3], -1).to(x.dtype), to_x, to_weight
 
 
 def _parts(of_steps: Tensor, x: Tensor, place: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
