@@ -19,13 +19,17 @@ PROVED = {
 }
 
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("mode", ["evaluation", pytest.param("training", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PROVED)
-def test_what_is_proved(name, mode):
+def test_what_is_proved(name, mode, device):
     torch.manual_seed(0)
     config = settings(name)
-    module = SYSTEMS[name].build(config)
-    steps = torch.randn(1, STEPS, config.width)
+    module = SYSTEMS[name].build(config).to(device)
+    steps = torch.randn(1, STEPS, config.width).to(device)
 
     def call(inputs):
         return module(inputs["input"])[0]

@@ -61,7 +61,7 @@ def bounded(call: Call, *, views: bool) -> list[Bounds | None]:
 
 
 def _fitted(bounds: Bounds, out: Tensor) -> Bounds | None:
-    low, high = (x.clamp(-BEYOND, BEYOND) for x in bounds)
+    low, high = (x.to(out.device).clamp(-BEYOND, BEYOND) for x in bounds)
     if out.dtype != torch.int64:
         # Numbers too large for their type come out small.
         free = (low <= -BEYOND) | (high >= BEYOND)
