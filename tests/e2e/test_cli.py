@@ -139,6 +139,7 @@ OPTIONS = {
         "--hours",
         "--html",
         "--json",
+        "--markdown",
         "--runs",
         "--device",
     },

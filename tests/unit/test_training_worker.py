@@ -58,7 +58,7 @@ def after(asked):
 def test_a_training_that_is_asked_to_end_is_scored_and_goes_on_to_the_same_numbers(place):
     early = work_on(job(place, "early"), Station(ends=after(8), pages=False))
     assert (early["why"], early["broken"]) == ("", False)
-    row = Scored.read(early["scored"]).entries[0].row
+    row = Scored.read(early["scored"]).rows[0]
     done = len(find("early", place).record.curve)
     assert row.early == f"{done} of 4 epochs"
     assert 0 < done < 4
@@ -68,7 +68,7 @@ def test_a_training_that_is_asked_to_end_is_scored_and_goes_on_to_the_same_numbe
     assert list((place / CHECKPOINTS).iterdir())
     again = work_on(job(place, "early", run=early["folder"]), Station(pages=False))
     assert again["folder"] == early["folder"]
-    assert Scored.read(again["scored"]).entries[0].row.early == ""
+    assert Scored.read(again["scored"]).rows[0].early == ""
     assert not list(set_aside(place).iterdir())
     assert not list((place / CHECKPOINTS).iterdir())
     whole = work_on(job(place, "whole"), Station(pages=False))
@@ -123,6 +123,6 @@ def test_tables_and_baselines_are_made_once_and_scores_once_for_all(place, monke
     path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "of another version"}))
     assert kept(run, place) is None
     fresh = Bench(place, "cpu", read.append).score(run)
-    assert [one.draws for one in fresh.entries] == [one.draws for one in found.entries]
+    assert [one.draws for one in fresh.rows] == [one.draws for one in found.rows]
     assert isinstance(fresh.place.key, tuple)
     assert Path(path).is_file()
