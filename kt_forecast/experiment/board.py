@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -17,6 +16,7 @@ from kt_forecast.experiment.board_rows import (
     Group,
     Row,
 )
+from kt_forecast.experiment.running import put
 from kt_forecast.experiment.standings import COLUMNS, Standing, standings, table_of
 
 MEANS = {
@@ -172,14 +172,20 @@ class Board:
         return "\n".join(lines) + "\n"
 
     def write(self, page: Path, plain: Path | None = None, markdown: Path | None = None) -> None:
-        """Write the page, and what else is given a name, each whole or not at all."""
+        """Write the page, and what else is given a name, each whole or not at all.
+
+        Raises:
+            InputError: one of them cannot be written.
+        """
         texts = (page, self.to_html), (plain, self.to_json), (markdown, self.to_markdown)
         for path, text in texts:
-            if path is not None:
+            if path is None:
+                continue
+            try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_name(f".{path.name}.{os.getpid()}.part")
-                part.write_text(text(), encoding="utf-8")
-                part.replace(path)
+                put(path, text())
+            except OSError as error:
+                raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _stored_group(plain: dict[str, Any]) -> Group:

@@ -44,32 +44,38 @@ def grouped(scored: Iterable[tuple[Place, Sequence[Row]]]) -> tuple[Group, ...]:
 
 
 def joined(boards: Sequence[Board]) -> Board:
-    """Return one board of several: what was scored on the same rows is ranked anew.
+    """Return one board of several: what they scored on the same rows is ranked anew.
 
     Of a run that several hold, one that time has not ended is taken, else the first.
 
     Raises:
-        InputError: two of them hold a data set of one title, and not the same rows of it.
+        InputError: two of them hold a data set of one title, and not surely the same rows of it.
     """
-    groups = [group for board in boards for group in board.groups]
-    keys: dict[str, tuple[str, ...]] = {}
-    for group in groups:
-        if not group.key or keys.setdefault(group.title, group.key) != group.key:
-            raise InputError(
-                f"{group.title!r} of one of the boards was not scored on rows that are known to be"
-                " those of the others; accepted are boards that this version's compare --json has"
-                " written"
-            )
-    by_time = [
-        (Place(one.key, one.title, one.label, one.metric), [row for row in one.rows if wanted(row)])
-        for wanted in (lambda row: not row.early, lambda row: row.early)
-        for one in groups
-    ]
-    made = grouped(by_time)
+    alike: dict[str, list[Group]] = {}
+    for board in boards:
+        for group in board.groups:
+            alike.setdefault(group.title, []).append(group)
+    made = tuple(_merged(some) if len(some) > 1 else some[0] for some in alike.values())
     here = {row.system for group in made for row in group.rows}
     missing = {one.under: one for board in boards for one in board.failed if one.under not in here}
     said = dict.fromkeys(note for board in boards for note in board.said)
     return Board(made, tuple(missing.values()), tuple(said))
+
+
+def _merged(some: list[Group]) -> Group:
+    """Return one group of several that hold the same rows.
+
+    Raises:
+        InputError: that they do is not known.
+    """
+    one = some[0]
+    if not one.key or any(group.key != one.key for group in some):
+        raise InputError(
+            f"{one.title!r} is on two of the boards, not surely with the same rows; accepted are"
+            " boards of the same split that this version's compare --json has written"
+        )
+    rows = sorted((row for group in some for row in group.rows), key=lambda row: bool(row.early))
+    return grouped((Place(one.key, one.title, one.label, one.metric), [row]) for row in rows)[0]
 
 
 def _labelled(rows: list[Row]) -> list[Row]:

@@ -271,8 +271,20 @@ def test_systems_that_several_boards_hold_are_ranked_on_the_same_rows(made, tmp_
     assert gap.value == second.score.value - first.score.value
     assert math.isnan(gap.low)
     for key in ((), ("others",)):
-        with pytest.raises(InputError, match="not scored on rows that are known to be"):
+        with pytest.raises(InputError, match="not surely with the same rows"):
             compared([one, written("apart", rest, key=key)], runs)
+    alone = written("alone", group.rows, key=())
+    assert compared([alone], runs).groups == (replace(group, key=()),), "left as it is"
+
+
+def test_a_page_that_cannot_be_written_is_said_in_a_sentence(made, tmp_path):
+    _, _, board = made
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"page\.md cannot be written"):
+        board.write(tmp_path / "p.html", markdown=tmp_path / "file" / "page.md")
+    with pytest.raises(InputError, match="cannot be written"):
+        board.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "p.html"}
 
 
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
